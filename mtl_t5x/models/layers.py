@@ -1,0 +1,221 @@
+"""The layers of T5 1.1: normalisation, products, embedding, relative bias, attention, MLP.
+
+Parameter names and logical axis names are T5X's, so that its checkpoints fit. Arrays may carry any
+number of leading axes; in training they are `[task, batch, length, …]` (see `mtl_t5x.probes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from mtl_t5x import probes
+
+Initializer = Callable[..., Array]
+MASKED = -1e10  # added to the attention scores of positions that may not be seen
+
+
+def fan_in_normal(scale: float = 1.0) -> Initializer:
+    """Truncated normal with variance scale / inputs, T5X's initializer of every kernel."""
+    return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
+
+
+def _probe(module: nn.Module, name: str) -> Array | None:
+    """The probe that belongs to the parameter `name`, or None where it isn't measured."""
+    return module.get_variable("probes", name)
+
+
+class Dense(nn.Module):
+    """A product without bias; `axes` are the logical names of the kernel's two axes."""
+
+    features: int
+    axes: tuple[str, str]
+    kernel_init: Initializer = fan_in_normal()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        init = nn.with_logical_partitioning(self.kernel_init, self.axes)
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
+        return probes.dot(x, kernel, _probe(self, "kernel"))
+
+
+class RMSNorm(nn.Module):
+    """T5's layer norm: no mean, no bias, computed in float32."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*batch embed"]) -> Float[Array, "*batch embed"]:
+        init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
+        scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
+        scale = probes.spread(scale, _probe(self, "scale"))
+        if scale.ndim > 1:  # [task, embed] against [task, batch, length, embed]
+            scale = scale.reshape(scale.shape[0], *[1] * (x.ndim - 2), scale.shape[1])
+        mean_square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(x.dtype)
+
+
+class TokenEmbedder(nn.Module):
+    """Ids to vectors; the one table serves the encoder and the decoder."""
+
+    vocab_size: int
+    features: int
+    dtype: jnp.dtype
+
+    def setup(self):
+        init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("vocab", "embed"))
+        table = self.param("embedding", init, (self.vocab_size, self.features), jnp.float32)
+        self.table = probes.spread(table, _probe(self, "embedding"))
+
+    def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch embed"]:
+        table = self.table.astype(self.dtype)
+        if table.ndim == 3:  # one copy per task
+            return jax.vmap(lambda rows, index: rows[index])(table, ids)
+        return table[ids]
+
+
+def relative_position_bucket(
+    relative_position: np.ndarray, bidirectional: bool, num_buckets: int, max_distance: int
+) -> np.ndarray:
+    """Buckets of key position minus query position: exact when near, logarithmic when far.
+
+    Source: T5 (Raffel et al. 2020, arXiv 1910.10683), section 2.1, with the bucket boundaries of its
+    released code.
+    """
+    distance = -relative_position
+    offset = np.zeros_like(distance)
+    if bidirectional:
+        num_buckets //= 2
+        offset = (distance < 0).astype(np.int32) * num_buckets
+        distance = np.abs(distance)
+    else:
+        distance = np.maximum(distance, 0)
+    exact = num_buckets // 2
+    fraction = np.log(np.maximum(distance, 1).astype(np.float32) / exact) / np.log(
+        max_distance / exact
+    )
+    far = exact + (fraction * (num_buckets - exact)).astype(np.int32)
+    return offset + np.where(distance < exact, distance, np.minimum(far, num_buckets - 1))
+
+
+class RelativePositionBias(nn.Module):
+    """A learned number per head and distance bucket, added to the scores of every layer."""
+
+    num_heads: int
+    bidirectional: bool
+    num_buckets: int
+    max_distance: int
+
+    @nn.compact
+    def __call__(
+        self, query_length: int, key_length: int
+    ) -> Float[Array, "*task heads query_length key_length"]:
+        init = nn.with_logical_partitioning(
+            nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+            ("heads", "relpos_buckets"),
+        )
+        table = self.param("rel_embedding", init, (self.num_heads, self.num_buckets), jnp.float32)
+        table = probes.spread(table, _probe(self, "rel_embedding"))
+        positions = np.arange(key_length)[None, :] - np.arange(query_length)[:, None]
+        buckets = relative_position_bucket(
+            positions, self.bidirectional, self.num_buckets, self.max_distance
+        )
+        bias = table[..., buckets]
+        return bias if bias.ndim == 3 else bias[:, None]  # [task, 1, heads, query, key]
+
+
+class Attention(nn.Module):
+    """Multi-head attention without score scaling (T5 folds it into the query's initializer).
+
+    `cache` is None, or "self" or "cross" while decoding: keys and values then live in the variable
+    collection `cache`. Self attention appends one position a call at `position`; cross attention
+    projects the encoding in the first call only.
+    """
+
+    num_heads: int
+    head_dim: int
+    dropout_rate: float
+    cache: str | None = None
+    max_decode_length: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        queries: Float[Array, "*batch query_length embed"],
+        keys: Float[Array, "*batch key_length embed"],
+        mask: Bool[Array, "*#batch #query_length key_length"],
+        bias: Float[Array, "..."] | None = None,
+        *,
+        position: Int[Array, ""] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "*batch query_length embed"]:
+        joined = self.num_heads * self.head_dim
+
+        def project(name: str, x: Array) -> Array:
+            init = fan_in_normal(1.0 / self.head_dim if name == "query" else 1.0)
+            heads = Dense(joined, ("embed", "joined_kv"), init, name=name)(x)
+            return heads.reshape(*heads.shape[:-1], self.num_heads, self.head_dim)
+
+        query = project("query", queries)
+        if self.cache == "cross":
+            key, value = self._cached_once(lambda: (project("key", keys), project("value", keys)))
+        else:
+            key, value = project("key", keys), project("value", keys)
+            if self.cache == "self":
+                key, value = self._cached_append(key, value, position)
+
+        scores = jnp.einsum(
+            "...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32
+        )
+        if bias is not None:
+            scores = scores + bias
+        scores = jnp.where(mask[..., None, :, :], scores, MASKED)
+        weights = jax.nn.softmax(scores, axis=-1).astype(queries.dtype)
+        weights = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
+            weights, deterministic=deterministic
+        )
+        mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
+        mixed = mixed.reshape(*mixed.shape[:-2], joined)
+        return Dense(queries.shape[-1], ("joined_kv", "embed"), name="out")(mixed)
+
+    def _cached_once(self, project: Callable[[], tuple[Array, Array]]) -> tuple[Array, Array]:
+        if not self.has_variable("cache", "cached_key"):
+            key, value = project()
+            self.put_variable("cache", "cached_key", key)
+            self.put_variable("cache", "cached_value", value)
+        return self.get_variable("cache", "cached_key"), self.get_variable("cache", "cached_value")
+
+    def _cached_append(self, key: Array, value: Array, position: Array) -> tuple[Array, Array]:
+        shape = (*key.shape[:-3], self.max_decode_length, *key.shape[-2:])
+        appended = []
+        for name, new in (("cached_key", key), ("cached_value", value)):
+            cached = self.variable("cache", name, jnp.zeros, shape, new.dtype)
+            cached.value = jax.lax.dynamic_update_slice_in_dim(
+                cached.value, new, position, axis=new.ndim - 3
+            )
+            appended.append(cached.value)
+        return tuple(appended)
+
+
+class GatedMLP(nn.Module):
+    """T5 1.1's gated GELU: `(gelu(x wi_0) * x wi_1) wo`."""
+
+    hidden: int
+    dropout_rate: float
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch embed"], *, deterministic: bool = True
+    ) -> Float[Array, "*batch embed"]:
+        gate = Dense(self.hidden, ("embed", "mlp"), name="wi_0")(x)
+        linear = Dense(self.hidden, ("embed", "mlp"), name="wi_1")(x)
+        hidden = nn.gelu(gate, approximate=True) * linear
+        hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
+            hidden, deterministic=deterministic
+        )
+        return Dense(x.shape[-1], ("mlp", "embed"), name="wo")(hidden)

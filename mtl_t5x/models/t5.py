@@ -1,0 +1,160 @@
+"""T5 1.1's encoder and decoder (Raffel et al. 2020, arXiv 1910.10683; gated GELU, untied logits)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from mtl_t5x.models import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class T5Config:
+    """Sizes of a T5 1.1; the field names are T5X's. `dtype` is that of the computation: parameters
+    are always float32."""
+
+    vocab_size: int
+    emb_dim: int
+    num_heads: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    head_dim: int
+    mlp_dim: int
+    relpos_buckets: int = 32
+    relpos_max_distance: int = 128
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+
+
+def _residual_dropout(config: T5Config) -> nn.Dropout:
+    return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
+
+
+def _attention(config: T5Config, name: str, **kwargs) -> layers.Attention:
+    return layers.Attention(
+        config.num_heads, config.head_dim, config.dropout_rate, name=name, **kwargs
+    )
+
+
+def _relative_bias(config: T5Config, bidirectional: bool) -> layers.RelativePositionBias:
+    return layers.RelativePositionBias(
+        config.num_heads,
+        bidirectional,
+        config.relpos_buckets,
+        config.relpos_max_distance,
+        name="relpos_bias",
+    )
+
+
+class EncoderLayer(nn.Module):
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x, mask, bias, deterministic: bool):
+        dropout = _residual_dropout(self.config)
+        y = layers.RMSNorm(name="pre_attention_layer_norm")(x)
+        y = _attention(self.config, "attention")(y, y, mask, bias, deterministic=deterministic)
+        x = x + dropout(y, deterministic=deterministic)
+        y = layers.RMSNorm(name="pre_mlp_layer_norm")(x)
+        y = layers.GatedMLP(self.config.mlp_dim, self.config.dropout_rate, name="mlp")(
+            y, deterministic=deterministic
+        )
+        return x + dropout(y, deterministic=deterministic)
+
+
+class Encoder(nn.Module):
+    """Embedded inputs to their encoding; padding (`mask` False) is seen by no position."""
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        embedded: Float[Array, "*batch length embed"],
+        mask: Bool[Array, "*batch length"],
+        *,
+        deterministic: bool = True,
+    ) -> Float[Array, "*batch length embed"]:
+        dropout = _residual_dropout(self.config)
+        length = embedded.shape[-2]
+        bias = _relative_bias(self.config, bidirectional=True)(length, length)
+        x = dropout(embedded, deterministic=deterministic)
+        for i in range(self.config.num_encoder_layers):
+            layer = EncoderLayer(self.config, name=f"layers_{i}")
+            x = layer(x, mask[..., None, :], bias, deterministic)
+        x = layers.RMSNorm(name="encoder_norm")(x)
+        return dropout(x, deterministic=deterministic)
+
+
+class DecoderLayer(nn.Module):
+    config: T5Config
+    max_decode_length: int | None  # None: teacher forcing, no cache
+
+    @nn.compact
+    def __call__(self, x, encoded, self_mask, encoded_mask, bias, position, deterministic: bool):
+        dropout = _residual_dropout(self.config)
+        self_cache, cross_cache = {}, {}
+        if self.max_decode_length is not None:
+            self_cache = {"cache": "self", "max_decode_length": self.max_decode_length}
+            cross_cache = {"cache": "cross"}
+        y = layers.RMSNorm(name="pre_self_attention_layer_norm")(x)
+        y = _attention(self.config, "self_attention", **self_cache)(
+            y, y, self_mask, bias, position=position, deterministic=deterministic
+        )
+        x = x + dropout(y, deterministic=deterministic)
+        y = layers.RMSNorm(name="pre_cross_attention_layer_norm")(x)
+        y = _attention(self.config, "encoder_decoder_attention", **cross_cache)(
+            y, encoded, encoded_mask, deterministic=deterministic
+        )
+        x = x + dropout(y, deterministic=deterministic)
+        y = layers.RMSNorm(name="pre_mlp_layer_norm")(x)
+        y = layers.GatedMLP(self.config.mlp_dim, self.config.dropout_rate, name="mlp")(
+            y, deterministic=deterministic
+        )
+        return x + dropout(y, deterministic=deterministic)
+
+
+class Decoder(nn.Module):
+    """Embedded decoder inputs and the encoding to next-token logits, in float32.
+
+    With `max_decode_length` set, one position a call, given by `position`; keys and values are kept
+    in the variable collection `cache`, which the first call makes.
+    """
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self,
+        embedded: Float[Array, "*batch length embed"],
+        encoded: Float[Array, "*batch inputs_length embed"],
+        encoded_mask: Bool[Array, "*batch inputs_length"],
+        *,
+        position: Int[Array, ""] | None = None,
+        max_decode_length: int | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "*batch length vocab"]:
+        dropout = _residual_dropout(self.config)
+        relative_bias = _relative_bias(self.config, bidirectional=False)
+        if max_decode_length is None:
+            length = embedded.shape[-2]
+            bias = relative_bias(length, length)
+            seen = jnp.tril(jnp.ones((length, length), bool))
+        else:
+            length = max_decode_length
+            bias = relative_bias(length, length)[..., position, :][..., None, :]
+            seen = (jnp.arange(length) <= position)[None, :]
+        self_mask = jnp.broadcast_to(seen, (*embedded.shape[:-2], *seen.shape))
+        x = dropout(embedded, deterministic=deterministic)
+        for i in range(self.config.num_decoder_layers):
+            layer = DecoderLayer(self.config, max_decode_length, name=f"layers_{i}")
+            x = layer(
+                x, encoded, self_mask, encoded_mask[..., None, :], bias, position, deterministic
+            )
+        x = layers.RMSNorm(name="decoder_norm")(x)
+        x = dropout(x, deterministic=deterministic)
+        logits = layers.Dense(self.config.vocab_size, ("embed", "vocab"), name="logits_dense")(x)
+        return logits.astype(jnp.float32)

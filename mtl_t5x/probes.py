@@ -1,0 +1,97 @@
+"""How a parameter is used, so that the backward pass can tell the tasks apart.
+
+Every weight of the model goes through one of the two functions below. Activations carry the task as
+their first axis, `[task, batch, length, features]`, and no operation mixes tasks, so the rows of the
+cotangent that belong to task k hold nothing but the derivative of task k's loss. The backward pass
+of a weight can therefore form the K per-task gradients of that one weight, hand on their sum as the
+weight's ordinary gradient, and hand out what was asked for as the "gradient" of a *probe*: an extra
+argument of zeros that the forward pass never reads. The probe's shape says what is asked for:
+
+* `[task, task]`: the Gram matrix of this weight's per-task gradients;
+* `[task, *weight.shape]`: the per-task gradients themselves;
+* `None`: nothing; the program is that of a plain step.
+
+Only one weight's per-task gradients exist at a time, so memory doesn't grow with the model.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def dot(
+    x: Float[Array, "*batch inputs"],
+    weight: Float[Array, "inputs outputs"],
+    probe: Float[Array, "task *_"] | None = None,
+) -> Float[Array, "*batch outputs"]:
+    """`x @ weight` in x's precision; the first axis of `x` is the task where there is a probe."""
+    return _dot(x, weight, probe)
+
+
+@jax.custom_vjp
+def _dot(x, weight, probe):
+    del probe
+    return x @ weight.astype(x.dtype)
+
+
+def _dot_forward(x, weight, probe):
+    return _dot(x, weight, probe), (x, weight, probe)
+
+
+def _dot_backward(residuals, dy):
+    x, weight, probe = residuals
+    dx = dy @ weight.astype(dy.dtype).T
+    inputs, outputs = weight.shape
+    accumulate = functools.partial(jnp.einsum, preferred_element_type=weight.dtype)
+    if probe is None:
+        # One flat product: on CPUs autodiff's product over several batch axes is slower.
+        rows = accumulate("ni,no->io", x.reshape(-1, inputs), dy.reshape(-1, outputs))
+        return dx, rows, None
+    tasks = x.shape[0]
+    per_task = accumulate(
+        "kni,kno->kio", x.reshape(tasks, -1, inputs), dy.reshape(tasks, -1, outputs)
+    )
+    return dx, per_task.sum(axis=0), _read(per_task, probe)
+
+
+_dot.defvjp(_dot_forward, _dot_backward)
+
+
+def spread(
+    weight: Float[Array, "*shape"], probe: Float[Array, "task *_"] | None
+) -> Float[Array, "*task_and_shape"]:
+    """A copy of `weight` per task, `[task, *shape]`, for every use that is no matrix product.
+
+    Without a probe the weight comes back as it is. A weight that is used in several places must be
+    spread once and the copies passed on, because the Gram matrix of a sum of gradients is not the
+    sum of their Gram matrices.
+    """
+    return weight if probe is None else _spread(weight, probe)
+
+
+@jax.custom_vjp
+def _spread(weight, probe):
+    return jnp.broadcast_to(weight, (probe.shape[0], *weight.shape))
+
+
+def _spread_forward(weight, probe):
+    return _spread(weight, probe), probe
+
+
+def _spread_backward(probe, per_task):
+    return per_task.sum(axis=0), _read(per_task, probe)
+
+
+_spread.defvjp(_spread_forward, _spread_backward)
+
+
+def _read(per_task: Float[Array, "task *shape"], probe: Float[Array, "task *_"]) -> Array:
+    """What the probe asks for: the per-task gradients or their Gram matrix."""
+    if probe.shape == per_task.shape:
+        return per_task.astype(probe.dtype)
+    flat = per_task.reshape(per_task.shape[0], -1).astype(probe.dtype)
+    return flat @ flat.T

@@ -1,0 +1,42 @@
+"""Installs mtl_t5x; versions known to work together are pinned in constraints.txt."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="mtl_t5x",
+    version="0.1.0",
+    description="Multi-task T5 training in JAX with task conflict measured inside the train step.",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mtl_t5x", "mtl_t5x.*"]),
+    package_data={"mtl_t5x.tasks": ["*.model"]},
+    install_requires=[
+        "absl-py",
+        "clu",
+        "flax>=0.12",
+        "gin-config",
+        # jaxlib 0.10.2 computes wrong numbers on CPU: a reduce fused with a batched product whose
+        # right side is broadcast (tests/probes_test.py holds the reproducer).
+        "jax>=0.10,!=0.10.2",
+        "jaxlib>=0.10,!=0.10.2",
+        "jaxtyping",
+        "matplotlib",
+        "ml-collections",
+        "numpy",
+        "optax",
+        "orbax-checkpoint",
+        "scikit-learn",
+        "scipy",
+        "sentencepiece",
+        "seqio",
+        "tensorflow",
+        "tensorflow-datasets",
+        "tensorflow-text",
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["beartype", "pytest", "ruff"],
+        "reference": ["torch==2.13.0", "transformers"],
+        "t5x": ["t5x"],
+    },
+)

@@ -1,0 +1,32 @@
+"""All eight GLUE tasks on the embedded benchmark: together against each alone, over two seeds.
+
+    python -m mtl_t5x.study --config=configs/mini_glue.py --workdir=DIR
+
+Eighteen runs of a two-layer T5, minutes on two cores; the report is DIR/report/report.html.
+"""
+
+import ml_collections
+
+from mtl_t5x import study
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The study's settings; each is set on the command line by --config.NAME=VALUE."""
+    config = ml_collections.ConfigDict()
+    config.benchmark = "glue"
+    config.data = "mini"
+    config.tasks = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte")
+    config.architectures = ("text_to_text",)
+    config.prompts = ("default",)
+    config.labels = ("semantic",)
+    config.seeds = (0, 1)
+    config.train_steps = 300
+    config.single_task_steps = config.get_oneway_ref("train_steps")
+    config.conflict_period = 10
+    config.gin_files = {"text_to_text": "gin/examples/mini_glue_text_to_text.gin"}
+    return config
+
+
+def runs(config: ml_collections.ConfigDict):
+    """One multi-task run and eight single-task baselines for each seed."""
+    return study.grid(config)

@@ -1,0 +1,24 @@
+# Sourced by the launch scripts: makes .venv and installs mtl_t5x in it, once for each set of extras.
+#
+#   install [EXTRAS]   e.g. `install` or `install test`
+#
+# PYTHON names the interpreter to use, 3.11 or newer; the default is python3.
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+install() {
+  local extras=${1:-} stamp
+  stamp=".venv/installed${extras:+-$extras}"
+  if [ ! -x .venv/bin/python ]; then
+    "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+      echo "mtl_t5x needs Python 3.11 or newer: set PYTHON=/path/to/python3.11" >&2
+      return 1
+    }
+    "${PYTHON:-python3}" -m venv .venv || return 1
+  fi
+  if [ ! -e "$stamp" ] || [ setup.py -nt "$stamp" ] || [ constraints.txt -nt "$stamp" ]; then
+    echo "installing mtl_t5x${extras:+ with its $extras extra} in .venv …"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check \
+      --constraint constraints.txt --editable ".${extras:+[$extras]}" || return 1
+    touch "$stamp"
+  fi
+}

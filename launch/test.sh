@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Installs mtl_t5x with its test extra in .venv and runs the tests.
+#
+#   bash launch/test.sh [ARGUMENT...]
+#
+# Arguments go to pytest, e.g. -m slow, tests/step_test.py.
+set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac
+. "$(dirname "$0")/environment.sh"
+install test
+
+export JAX_PLATFORMS=cpu
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,131 @@
+"""The one entry of a run: reads gin files and bindings, and calls what they bind.
+
+python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin \
+    --gin.MODEL_DIR=\\"/tmp/run\\" --gin.TRAIN_STEPS=300
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import gin
+from absl import app, flags
+from absl import logging as absl_logging
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+RUN_MODES = {"train": "train.train", "eval": "evaluate.evaluate_run"}
+
+_GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "A gin file; may be given several times.")
+_GIN_BINDINGS = flags.DEFINE_multi_string(
+    "gin_bindings", [], "A binding NAME=VALUE; --gin.NAME=VALUE is the same."
+)
+_GIN_SEARCH_PATHS = flags.DEFINE_list(
+    "gin_search_paths", ["."], "Where gin files are looked for; the project's root always is one."
+)
+_RUN_MODE = flags.DEFINE_enum(
+    "run_mode", "train", sorted(RUN_MODES), "train, or eval of the newest checkpoint."
+)
+_TFDS_DATA_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps its data sets.")
+_SEQIO_CACHE_DIRS = flags.DEFINE_list(
+    "seqio_additional_cache_dirs", [], "Where SeqIO looks for cached tasks."
+)
+
+
+def run(
+    gin_files: Sequence[str],
+    gin_bindings: Sequence[str],
+    run_mode: str = "train",
+    gin_search_paths: Sequence[str] = (".",),
+) -> None:
+    """Configures gin afresh and carries out one run; runs may follow each other in a process.
+
+    Raises:
+      ValueError: among others, a macro that has no value; the message says which binding to add.
+    """
+    _configure_logging()
+    gin.clear_config(clear_constants=True)
+    for path in (*gin_search_paths, ROOT):
+        gin.add_config_file_search_path(path)
+    gin.parse_config_files_and_bindings(list(gin_files), list(gin_bindings), finalize_config=True)
+    try:
+        model_dir = _macro("MODEL_DIR")
+        os.makedirs(model_dir, exist_ok=True)
+        _write_config(model_dir, gin.config_str())
+        gin.get_configurable(RUN_MODES[run_mode])()
+        _write_config(model_dir, gin.operative_config_str())
+    except (TypeError, RuntimeError) as error:
+        if name := _unset_macro(error):
+            raise ValueError(_UNSET.format(name=name)) from error
+        raise
+
+
+def _configure_logging() -> None:
+    """Shows this package's messages; of the libraries', which log every file, errors alone."""
+    if not (flags.FLAGS.is_parsed() and flags.FLAGS["verbosity"].present):
+        absl_logging.set_verbosity(absl_logging.ERROR)
+    logger = logging.getLogger("mtl_t5x")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+_UNSET = (
+    "{name} is not set: add --gin.{name}=… to the command, or {name} = … to the gin file (strings "
+    'carry escaped quotes: --gin.MODEL_DIR=\\"/tmp/run\\")'
+)
+
+
+def _macro(name: str) -> Any:
+    """The value of a macro that the configuration must set."""
+    try:
+        value = gin.query_parameter(f"%{name}")
+    except ValueError as error:
+        raise ValueError(_UNSET.format(name=name)) from error
+    if isinstance(value, gin.config.ConfigurableReference):  # %gin.REQUIRED
+        raise ValueError(_UNSET.format(name=name))
+    return value
+
+
+def _unset_macro(error: Exception) -> str | None:
+    """The macro that gin found without a value, if that is what the error is about."""
+    match = re.search(r"configurable 'macro'.* in scope '(\w+)'", str(error))
+    return match and match.group(1)
+
+
+def _write_config(model_dir: str, text: str) -> None:
+    with open(os.path.join(model_dir, "config.gin"), "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:
+    """`--gin.NAME=VALUE` as `--gin_bindings=NAME=VALUE`, which absl understands."""
+    return [re.sub(r"^--gin\.(.+?)=", r"--gin_bindings=\1=", argument) for argument in argv]
+
+
+def _main(argv: Sequence[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"what is {argv[1]!r}? Every argument is a --flag=value")
+    if not _GIN_FILE.value:
+        raise app.UsageError("give --gin_file=…; gin/examples holds ready ones")
+    import seqio
+
+    if _TFDS_DATA_DIR.value is not None:
+        seqio.set_tfds_data_dir_override(_TFDS_DATA_DIR.value)
+    seqio.add_global_cache_dirs(_SEQIO_CACHE_DIRS.value)
+    try:
+        run(_GIN_FILE.value, _GIN_BINDINGS.value, _RUN_MODE.value, _GIN_SEARCH_PATHS.value)
+    except (ValueError, OSError, FloatingPointError) as error:
+        traceback.print_exc()
+        sys.exit(f"\nmtl_t5x.main stopped: {str(error).splitlines()[0]}")
+
+
+if __name__ == "__main__":
+    app.run(_main, argv=rewrite_gin_flags(sys.argv))

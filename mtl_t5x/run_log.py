@@ -1,0 +1,161 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, a progress bar, and the alarm that
+rings when a loss stops being a number."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from clu import metric_writers
+from tqdm import tqdm
+
+FILE = "metrics.jsonl"
+
+
+class TrainingDivergedError(FloatingPointError):
+    """A task's loss or the gradient stopped being a finite number."""
+
+
+class RunLog:
+    """Collects the metrics of every step, and fetches them from the device only when a line is due.
+
+    Used as a context manager. Lines of an earlier attempt from `start_step` on are dropped, so that
+    a run that was interrupted leaves one line per logged step.
+    """
+
+    def __init__(
+        self,
+        model_dir: str,
+        task_names: Sequence[str],
+        examples_per_step: int,
+        start_step: int,
+        train_steps: int,
+    ):
+        self._names = tuple(task_names)
+        self._examples_per_step = examples_per_step
+        self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        path = os.path.join(model_dir, FILE)
+        _drop_lines_from(path, start_step)
+        self._file = open(path, "a", encoding="utf-8")
+        self._tensorboard = metric_writers.SummaryWriter(model_dir)
+        self._progress = tqdm(
+            total=train_steps,
+            initial=start_step,
+            unit="step",
+            desc=os.path.basename(os.path.normpath(model_dir)),
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        )
+        # The first step compiles: the rate is counted from its end.
+        self._rate_since: tuple[int, float] | None = None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._progress.close()
+        self._file.close()
+        self._tensorboard.close()
+
+    def add(self, step: int, metrics: Mapping[str, Any], *, write: bool) -> None:
+        """Takes the metrics of one step, as `step.train_step` returns them."""
+        self._pending.append((step, metrics))
+        self._progress.update()
+        if write:
+            self.check()
+            self._write(step, jax.device_get(metrics))
+
+    def check(self) -> None:
+        """Waits for the steps so far.
+
+        Raises:
+          TrainingDivergedError: names the first task and step whose loss, or the first step whose
+            gradient, is not finite.
+        """
+        for step, metrics in self._pending:
+            losses = np.asarray(metrics["loss"])
+            bad = [name for name, loss in zip(self._names, losses) if not np.isfinite(loss)]
+            if bad:
+                raise TrainingDivergedError(
+                    f"step {step}: the loss of {', '.join(bad)} is not a finite number. The last "
+                    "checkpoint is good; lower adamw.learning_rate or look at that task's data"
+                )
+            if not np.isfinite(metrics["grad_norm"]):
+                raise TrainingDivergedError(
+                    f"step {step}: the losses are finite, but the gradient is not. The last "
+                    "checkpoint is good; lower adamw.learning_rate"
+                )
+        self._pending.clear()
+
+    def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        scalars, matrices = flatten(metrics, self._names)
+        if (rate := self._rate(step)) is not None:
+            scalars["examples_per_second"] = rate
+        line = {"step": step, **scalars, **matrices}
+        self._file.write(json.dumps(_finite(line)) + "\n")
+        self._file.flush()
+        self._tensorboard.write_scalars(step, scalars)
+        shown = {"loss": f"{scalars['loss']:.3f}"}
+        if rate is not None:
+            shown["examples/s"] = f"{rate:.0f}"
+        self._progress.set_postfix(shown, refresh=False)
+
+    def _rate(self, step: int) -> float | None:
+        now = time.perf_counter()
+        last, self._rate_since = self._rate_since, (step, now)
+        if last is None:
+            return None
+        return (step - last[0]) * self._examples_per_step / (now - last[1])
+
+
+def flatten(
+    metrics: Mapping[str, Any], names: Sequence[str]
+) -> tuple[dict[str, float], dict[str, list]]:
+    """A step's metrics by the names of `metrics.jsonl`: scalars, and matrices as lists of rows."""
+    scalars = {
+        "loss": float(np.sum(metrics["loss"])),
+        "grad_norm": float(metrics["grad_norm"]),
+        "learning_rate": float(metrics["learning_rate"]),
+    }
+    scalars |= _by_task("loss", metrics["loss"], names)
+    matrices = {}
+    for group, numbers in metrics["conflict"].items():
+        scalars |= _by_task(f"grad_norm/{group}", numbers["norms"], names)
+        matrices[f"conflict/{group}/cosine"] = np.asarray(numbers["cosine"]).tolist()
+        for name, value in numbers.items():
+            if name not in ("norms", "cosine"):
+                scalars[f"conflict/{group}/{name}"] = float(value)
+    return scalars, matrices
+
+
+def _by_task(prefix: str, values: Any, names: Sequence[str]) -> dict[str, float]:
+    return {f"{prefix}/{name}": float(value) for name, value in zip(names, values, strict=True)}
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null stands for what isn't a finite number."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _drop_lines_from(path: str, step: int) -> None:
+    """Keeps the lines before `step`; one that a crash cut off is dropped too."""
+    if not os.path.exists(path):
+        return
+    kept = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n") and json.loads(line)["step"] < step:
+                kept.append(line)
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        file.writelines(kept)
+    os.replace(path + ".new", path)

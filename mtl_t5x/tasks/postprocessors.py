@@ -1,0 +1,50 @@
+"""From a model's answer in text to what the metrics take."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+UNPARSED = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassIndex:
+    """Turns an answer into its class index; text outside the label set becomes -1.
+
+    Attributes:
+      words: for each template of the prompt the answer of each class.
+    """
+
+    words: tuple[tuple[str, ...], ...]
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """Every answer that counts as parsed with one of the templates."""
+        return tuple(dict.fromkeys(word for words in self.words for word in words))
+
+    def __call__(
+        self, text: str, example: Mapping[str, Any] | None = None, **unused_kwargs: Any
+    ) -> int:
+        """Looks the answer up among those of the template that the example was made with."""
+        words = self.words[int(example["template"]) if len(self.words) > 1 else 0]
+        text = text.strip()
+        return words.index(text) if text in words else UNPARSED
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Turns an answer into a float; what is not a number in [0, 5] becomes -1.0."""
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The scores that targets are rounded to: 0.0, 0.2, …, 5.0."""
+        return tuple(f"{fifth / 5:.1f}" for fifth in range(26))
+
+    def __call__(self, text: str, **unused_kwargs: Any) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            return float(UNPARSED)
+        return value if 0.0 <= value <= 5.0 else float(UNPARSED)

@@ -1,0 +1,40 @@
+"""Vocabularies by name or path, shared by every task."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+import seqio
+
+_MINI = pathlib.Path(__file__).with_name("mini.model")
+
+
+@functools.cache
+def load(path: str = "mini") -> seqio.Vocabulary:
+    """Loads a vocabulary; the same path gives the same object.
+
+    Args:
+      path: "mini" (SentencePiece with byte fallback, trained on the embedded benchmark),
+        "bytes" (ByT5's), or the path of a SentencePiece model, to which T5's 100 sentinels are
+        added.
+
+    Raises:
+      FileNotFoundError: no such file; names the setting VOCABULARY_PATH.
+    """
+    if path == "mini":
+        return seqio.SentencePieceVocabulary(str(_MINI), extra_ids=0)
+    if path == "bytes":
+        return seqio.ByteVocabulary()
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(
+            f"VOCABULARY_PATH is {path!r}, but there is no such file. Write VOCABULARY_PATH = "
+            "'mini' (shipped with the package), 'bytes' (UTF-8 bytes), or the path of a "
+            "SentencePiece model."
+        )
+    return seqio.SentencePieceVocabulary(path, extra_ids=100)
+
+
+def size(path: str = "mini") -> int:
+    """Returns the number of ids, padded up to a multiple of 128 as T5's embeddings are."""
+    return -(-load(path).vocab_size // 128) * 128

@@ -1,0 +1,151 @@
+"""The training loop: the function that gin binds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+import seqio
+from clu import parameter_overview
+from flax.training.train_state import TrainState
+
+from mtl_t5x import checkpoints, data, evaluate, gradients, step
+from mtl_t5x.run_log import RunLog
+
+logger = logging.getLogger(__name__)
+
+ENCODER_GROUP = {"encoder": gradients.ENCODER}
+
+
+def train(
+    *,
+    model_dir: str,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    tasks: Sequence[seqio.Task],
+    task_feature_lengths: Mapping[str, int],
+    batch_size: int,
+    train_steps: int,
+    random_seed: int,
+    eval_period: int,
+    checkpoint_period: int,
+    conflict_period: int,
+    log_period: int,
+    eval_batch_size: int,
+    keep_checkpoints: int | None = None,
+    initial_checkpoint_path: str | None = None,
+    conflict_groups: Mapping[str, str] = ENCODER_GROUP,
+) -> dict[str, Any]:
+    """Trains on every task at once, measures their conflict, evaluates, and leaves a run folder.
+
+    A folder that holds a checkpoint is continued; else `initial_checkpoint_path` gives the
+    parameters; else they are drawn from `random_seed`.
+
+    Args:
+      model_dir: the run's folder.
+      model: an architecture of `mtl_t5x.models.architectures`.
+      optimizer: an optax transformation; it sees the sum of the tasks' gradients.
+      tasks: as `data.find_tasks` gives them; one without a train split is evaluated only.
+      task_feature_lengths: tokens of each feature, cut or padded to.
+      batch_size: examples per task and step.
+      train_steps: updates in all.
+      random_seed: of parameters, data order and dropout.
+      eval_period: steps between evaluations of the dev split; 0: at the end only.
+      checkpoint_period: steps between checkpoints; 0: at the end only.
+      conflict_period: the conflict is measured at every such step, from 0 on; 0: never.
+      log_period: steps between lines of `metrics.jsonl`; measured steps are logged always.
+      eval_batch_size: examples decoded at once.
+      keep_checkpoints: how many checkpoints stay; None: all.
+      initial_checkpoint_path: a checkpoint of a run of ours to take the parameters from.
+      conflict_groups: a group's name to the expression of its parameters' names.
+
+    Returns:
+      What `results.json` holds.
+
+    Raises:
+      ValueError: a setting that can't work, before any step is taken.
+      TrainingDivergedError: names the task and the step; the last good checkpoint stays.
+    """
+    trained = data.with_split(tasks, "train")
+    if not trained:
+        raise ValueError(f"none of {[task.name for task in tasks]} has a train split")
+    counts = data.check(trained, "train", task_feature_lengths, batch_size)
+    groups = tuple(conflict_groups.items())
+
+    manager = checkpoints.manager(model_dir, keep=keep_checkpoints)
+    init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
+    state = step.init_state(
+        init_key,
+        data.empty_batch(len(trained), task_feature_lengths),
+        model=model,
+        optimizer=optimizer,
+    )
+    gradients.select(state.params, conflict_groups)
+    state = _start(state, manager, initial_checkpoint_path)
+    _describe(model_dir, state.params)
+    start = int(state.step)
+    batches = data.train_batches(
+        trained, task_feature_lengths, batch_size, seed=random_seed, start_step=start
+    )
+    evaluate_split = functools.partial(
+        evaluate.evaluate,
+        tasks=tasks,
+        model=model,
+        feature_lengths=task_feature_lengths,
+        batch_size=eval_batch_size,
+        output_dir=os.path.join(model_dir, evaluate.PREDICTIONS),
+    )
+    names = data.short_names(trained)
+    with RunLog(model_dir, names, len(names) * batch_size, start, train_steps) as log:
+        for current in range(start, train_steps):
+            measured = conflict_period > 0 and current % conflict_period == 0
+            batch = jax.tree.map(jnp.asarray, next(batches))
+            state, metrics = step.train_step(
+                state, batch, dropout_key, groups=groups if measured else ()
+            )
+            log.add(current, metrics, write=measured or current % log_period == 0)
+            done = current + 1
+            if _due(done, checkpoint_period) or done == train_steps:
+                log.check()  # a state that isn't finite never becomes a checkpoint
+                checkpoints.save(manager, state)
+            if _due(done, eval_period) and done < train_steps:
+                evaluate_split(state.params, split="validation", step=done)
+    manager.wait_until_finished()
+    manager.close()
+    return evaluate.write_results(
+        model_dir,
+        step=int(state.step),
+        tasks=names,
+        train={name: dataclasses.asdict(seen) for name, seen in counts.items() if seen},
+        dev=evaluate_split(state.params, split="validation", step=train_steps),
+        test=evaluate_split(state.params, split="test", step=train_steps),
+    )
+
+
+def _due(done: int, period: int) -> bool:
+    return period > 0 and done % period == 0
+
+
+def _start(state: TrainState, manager, initial_checkpoint_path: str | None) -> TrainState:
+    """The newest state in the run's folder, else the initial checkpoint's parameters, else fresh."""
+    restored = checkpoints.restore_latest(manager, state)
+    if restored is not None:
+        logger.info("%s: going on from step %d", manager.directory, int(restored.step))
+        return restored
+    if initial_checkpoint_path is not None:
+        params, _ = checkpoints.restore_params(initial_checkpoint_path, state.params)
+        return state.replace(params=params)
+    return state
+
+
+def _describe(model_dir: str, params: Any) -> None:
+    with open(os.path.join(model_dir, "model-info.txt"), "w", encoding="utf-8") as file:
+        file.write(parameter_overview.get_parameter_overview(params, include_stats="sharding"))

@@ -1,0 +1,21 @@
+"""Shapes are checked in every test: jaxtyping's annotations are enforced by beartype."""
+
+import os
+import pathlib
+
+import pytest
+from jaxtyping import install_import_hook
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CHECKED = ("conflict", "decoding", "gradients", "losses", "probes", "step", "models")
+
+install_import_hook([f"mtl_t5x.{module}" for module in CHECKED], "beartype.beartype")
+
+
+@pytest.fixture
+def shared() -> pathlib.Path:
+    """Real benchmark files, T5's vocabulary and checkpoints; a test that needs them skips without."""
+    folder = pathlib.Path(os.environ.get("MTL_T5X_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real benchmark files at {folder}; MTL_T5X_SHARED says where they are")
+    return folder

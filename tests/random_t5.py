@@ -1,0 +1,58 @@
+"""A small T5 with random weights, and a batch, for the tests of every module."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mtl_t5x.models import architectures, t5
+
+# 4 heads of 6 against 32 features: no kernel is square, so a forgotten transposition shows.
+CONFIG = t5.T5Config(
+    vocab_size=96,
+    emb_dim=32,
+    num_heads=4,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    head_dim=6,
+    mlp_dim=40,
+)
+
+
+def params(config=CONFIG, seed=0):
+    """Parameters drawn without compiling anything; the norm scales are not all one."""
+    model = architectures.TextToText(config)
+    ids = jnp.ones((1, 4), jnp.int32)
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids, method="logits"))
+    rng = np.random.default_rng(seed)
+    drawn = {}
+    for name, leaf in flatten_dict(nn.meta.unbox(boxed)["params"], sep="/").items():
+        value = rng.normal(size=leaf.shape)
+        if name.endswith("/kernel"):
+            value = value / np.sqrt(leaf.shape[0])
+        if name.endswith("/scale"):
+            value = 1 + 0.2 * value
+        drawn[name] = jnp.asarray(value, jnp.float32)
+    return unflatten_dict(drawn, sep="/")
+
+
+def ids(rng, lengths, width, vocab_size=CONFIG.vocab_size):
+    """A row of random ids per length, padded with 0: `[*lengths, width]`."""
+    lengths = np.asarray(lengths)
+    drawn = rng.integers(2, vocab_size, (*lengths.shape, width))
+    return jnp.asarray(np.where(np.arange(width) < lengths[..., None], drawn, 0), jnp.int32)
+
+
+def batch(seed, tasks=3, examples=4, inputs=12, targets=6):
+    """Every task's padded examples, `[task, batch, length]`, of unequal lengths."""
+    rng = np.random.default_rng(seed)
+    encoder_inputs = ids(rng, rng.integers(3, inputs + 1, (tasks, examples)), inputs)
+    target_ids = ids(rng, rng.integers(1, targets + 1, (tasks, examples)), targets)
+    shifted = jnp.pad(target_ids[..., :-1], ((0, 0), (0, 0), (1, 0)))
+    return {
+        "encoder_input_tokens": encoder_inputs,
+        "decoder_input_tokens": shifted,
+        "decoder_target_tokens": target_ids,
+        "decoder_loss_weights": (target_ids != 0).astype(jnp.float32),
+    }

@@ -1,0 +1,298 @@
+import ast
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+
+from mtl_t5x import study
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def small_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.benchmark = "glue"
+    config.data = "mini"
+    config.tasks = ("cola", "mnli", "rte")
+    config.architectures = ("text_to_text",)
+    config.prompts = ("default",)
+    config.labels = ("semantic",)
+    config.seeds = (0, 1)
+    config.train_steps = 20
+    config.single_task_steps = config.get_oneway_ref("train_steps")
+    config.conflict_period = 5
+    config.gin_files = {"text_to_text": "small.gin"}
+    return config
+
+
+def parse(bindings):
+    return {k: ast.literal_eval(v) for k, v in (b.split("=", 1) for b in bindings)}
+
+
+class FakeRun:
+    """Writes a run folder as main.run would; raises for the runs named in `failures`."""
+
+    def __init__(self, failures=None):
+        self.failures = failures or {}
+        self.names = []
+
+    def __call__(self, gin_files, gin_bindings):
+        folder = pathlib.Path(parse(gin_bindings)["MODEL_DIR"])
+        self.names.append(folder.name)
+        if folder.name in self.failures:
+            raise self.failures[folder.name]
+        test = {"cola": {"matthews_corrcoef": 50.0}}
+        (folder / "results.json").write_text(json.dumps({"step": 20, "tasks": [], "test": test}))
+
+
+def conduct(workdir, run, config=None, **kwargs):
+    config = config or small_config()
+    return study.run_study(workdir, "small", config, tuple(study.grid(config)), run=run, **kwargs)
+
+
+def test_grid_pairs_each_multi_task_run_with_a_baseline_per_task():
+    config = small_config()
+    config.prompts = ("null", "default")
+    runs = list(study.grid(config))
+    assert len(runs) == 2 * (2 + 3 * 2)
+    assert len({r.name for r in runs}) == len(runs)
+    for prompt in config.prompts:
+        for seed in config.seeds:
+            mine = [r for r in runs if (r.prompt, r.seed) == (prompt, seed)]
+            assert [r.tasks for r in mine if r.kind == "multi_task"] == [config.tasks]
+            single = [r.tasks for r in mine if r.kind == "single_task"]
+            assert single == [(task,) for task in config.tasks]
+
+
+def test_bindings_are_gin_literals_and_mnli_brings_its_mismatched_test():
+    config = small_config()
+    config.single_task_steps = 7
+    multi, _, cola, mnli, *_ = study.grid(config, {"VOCABULARY_PATH": 'a "b".model'})
+    assert multi.gin_files == ("small.gin",)
+    assert 'DATA="mini"' in multi.gin_bindings
+    assert parse(multi.gin_bindings) == {
+        "MIXTURE_OR_TASK_NAME": [
+            "glue_cola.default.semantic",
+            "glue_mnli.default.semantic",
+            "glue_mnli_mismatched.default.semantic",
+            "glue_rte.default.semantic",
+        ],
+        "TRAIN_STEPS": 20,
+        "RANDOM_SEED": 0,
+        "DATA": "mini",
+        "CONFLICT_PERIOD": 5,
+        "VOCABULARY_PATH": 'a "b".model',
+    }
+    assert parse(cola.gin_bindings)["MIXTURE_OR_TASK_NAME"] == ["glue_cola.default.semantic"]
+    assert parse(cola.gin_bindings)["CONFLICT_PERIOD"] == 0
+    assert parse(cola.gin_bindings)["TRAIN_STEPS"] == 7
+    assert len(parse(mnli.gin_bindings)["MIXTURE_OR_TASK_NAME"]) == 2
+    assert mnli.tasks == ("mnli",)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("tasks", ("cola",), "two or more"),
+        ("seeds", (0, 0), "config.seeds"),
+        ("prompts", (), "config.prompts"),
+        ("architectures", ("canonical",), "no gin file for the architecture 'canonical'"),
+    ],
+)
+def test_a_config_that_spans_no_study_is_refused(field, value, message):
+    config = small_config()
+    config[field] = value
+    with pytest.raises(ValueError, match=message):
+        list(study.grid(config))
+
+
+def test_runs_all_once_in_order_then_resumes_with_nothing_to_do(tmp_path):
+    run = FakeRun()
+    assert conduct(tmp_path, run) == ()
+    assert run.names == [r.name for r in study.grid(small_config())]
+    record = json.loads((tmp_path / "study.json").read_text())
+    assert record["config"]["train_steps"] == 20
+    assert [r["name"] for r in record["runs"]] == run.names
+    assert str(tmp_path) not in (tmp_path / "study.json").read_text()
+    assert (tmp_path / "report" / "report.html").exists()
+
+    again = FakeRun()
+    assert conduct(tmp_path, again) == ()
+    assert again.names == []
+
+
+def test_only_unfinished_runs_are_started_again(tmp_path):
+    conduct(tmp_path, FakeRun())
+    victim = list(study.grid(small_config()))[3].name
+    (tmp_path / "runs" / victim / "results.json").unlink()
+    again = FakeRun()
+    conduct(tmp_path, again)
+    assert again.names == [victim]
+
+
+def test_failures_leave_a_traceback_and_do_not_stop_the_others(tmp_path, capsys):
+    names = [r.name for r in study.grid(small_config())]
+    run = FakeRun({names[0]: FloatingPointError("loss of cola is NaN"), names[4]: SystemExit(3)})
+    assert conduct(tmp_path, run) == (names[0], names[4])
+    assert run.names == names
+    error = tmp_path / "runs" / names[0] / "error.txt"
+    assert error.read_text().strip().endswith("FloatingPointError: loss of cola is NaN")
+    assert "Traceback" in capsys.readouterr().err
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "FloatingPointError: loss of cola is NaN" in page
+
+    assert conduct(tmp_path, FakeRun()) == ()
+    assert not error.exists()
+
+
+def test_a_run_without_results_counts_as_failed(tmp_path):
+    failed = conduct(tmp_path, lambda files, bindings: None)
+    assert len(failed) == 8
+    assert "without writing" in (tmp_path / "runs" / failed[0] / "error.txt").read_text()
+
+
+def test_an_interrupt_stops_the_study(tmp_path):
+    first = next(study.grid(small_config())).name
+    with pytest.raises(KeyboardInterrupt):
+        conduct(tmp_path, FakeRun({first: KeyboardInterrupt()}))
+
+
+@pytest.mark.parametrize("count", [1, 3, 8, 11])
+def test_shares_are_disjoint_even_and_complete(count):
+    runs = tuple(study.grid(small_config()))
+    shares = [study.share(runs, index, count) for index in range(count)]
+    assert sorted(r.name for s in shares for r in s) == sorted(r.name for r in runs)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0)])
+def test_a_share_that_does_not_exist_is_refused(index, count):
+    with pytest.raises(ValueError, match="from 0 to count - 1"):
+        study.share((), index, count)
+
+
+def test_shares_together_do_the_whole_study(tmp_path):
+    first, second = FakeRun(), FakeRun()
+    conduct(tmp_path, first, index=0, count=2)
+    before = (tmp_path / "study.json").read_bytes()
+    assert "Without results: 4 of 8" in (tmp_path / "report" / "report.html").read_text()
+    conduct(tmp_path, second, index=1, count=2)
+    assert (tmp_path / "study.json").read_bytes() == before
+    assert sorted(first.names + second.names) == sorted(r.name for r in study.grid(small_config()))
+    assert "Without results" not in (tmp_path / "report" / "report.html").read_text()
+
+
+def test_another_configuration_is_refused_and_named(tmp_path):
+    conduct(tmp_path, FakeRun())
+    config = small_config()
+    config.train_steps = 30
+    config.prompts = ("null",)
+    run = FakeRun()
+    with pytest.raises(ValueError) as caught:
+        conduct(tmp_path, run, config)
+    message = str(caught.value)
+    assert 'prompts: ["default"] in study.json, ["null"] now' in message
+    assert "train_steps: 20 in study.json, 30 now" in message
+    assert "seeds" not in message
+    assert run.names == []
+
+
+def test_changed_runs_of_the_same_configuration_are_refused(tmp_path):
+    config = small_config()
+    runs = tuple(study.grid(config))
+    study.run_study(tmp_path, "small", config, runs, run=FakeRun())
+    changed = (dataclasses.replace(runs[0], gin_files=("other.gin",)), *runs[1:])
+    with pytest.raises(ValueError, match=r"multi_task\.seed0\.gin_files"):
+        study.run_study(tmp_path, "small", config, changed, run=FakeRun())
+
+
+def test_a_broken_record_is_refused(tmp_path):
+    (tmp_path / "study.json").write_text('{"config": {')
+    with pytest.raises(ValueError, match="not a study's record"):
+        conduct(tmp_path, FakeRun())
+
+
+def test_shipped_configs_span_their_runs():
+    for name, count in (("mini_glue", 18), ("glue", 81)):
+        path = ROOT / "configs" / f"{name}.py"
+        runs = study.load_runs(path)
+        config = runs.__globals__["get_config"]()
+        if name == "glue":
+            with pytest.raises(ValueError, match="--config.vocabulary_path=PATH"):
+                list(runs(config))
+            config.vocabulary_path = config.initial_checkpoint_path = "somewhere"
+        spanned = list(runs(config))
+        assert len(spanned) == count
+        assert len({r.name for r in spanned}) == count
+        config.train_steps = 11
+        assert all("TRAIN_STEPS=11" in r.gin_bindings for r in runs(config))
+
+
+def test_a_config_without_runs_is_refused(tmp_path):
+    path = tmp_path / "empty.py"
+    path.write_text("def get_config():\n    return None\n")
+    with pytest.raises(ValueError, match="no function runs"):
+        study.load_runs(path)
+
+
+# Stands in for mtl_t5x.main, so that the command line is tested without JAX.
+COMMAND = """
+import ast, json, pathlib, runpy, sys, types
+
+def run(gin_files, gin_bindings):
+    values = {k: ast.literal_eval(v) for k, v in (b.split("=", 1) for b in gin_bindings)}
+    if values["RANDOM_SEED"] == 5:
+        raise ValueError("no such seed")
+    task = values["MIXTURE_OR_TASK_NAME"][0].split("_")[1].split(".")[0]
+    path = pathlib.Path(values["MODEL_DIR"]) / "results.json"
+    path.write_text(json.dumps({"step": values["TRAIN_STEPS"], "test": {task: {"accuracy": 60.0}}}))
+
+module = types.ModuleType("mtl_t5x.main")
+module.run = run
+sys.modules["mtl_t5x.main"] = module
+runpy.run_module("mtl_t5x.study", run_name="__main__", alter_sys=True)
+"""
+
+
+def command(*arguments):
+    config = f"--config={ROOT / 'configs' / 'mini_glue.py'}"
+    return subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", COMMAND, config, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_command_runs_a_study_and_its_exit_code_tells_of_failures(tmp_path):
+    overrides = ["--config.tasks=('cola', 'rte')", "--config.train_steps=3"]
+    done = command(f"--workdir={tmp_path / 'a'}", *overrides)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "a" / "runs").glob("*/results.json"))) == 2 + 2 * 2
+    assert str(tmp_path / "a" / "report" / "report.html") in done.stdout
+
+    other = command(f"--workdir={tmp_path / 'a'}", "--config.train_steps=4")
+    assert other.returncode == 2
+    assert "train_steps: 3 in study.json, 4 now" in other.stderr
+    assert "Traceback" not in other.stderr
+
+    partly = command(f"--workdir={tmp_path / 'b'}", *overrides, "--config.seeds=(0, 5)")
+    assert partly.returncode == 1
+    assert "3 of the runs failed" in partly.stdout
+    assert "single_task.rte.seed5" in partly.stdout.splitlines()[-1]
+
+
+def test_study_and_report_import_nothing_heavy():
+    code = (
+        "import sys; import mtl_t5x.study, mtl_t5x.report; "
+        "print({'jax', 'flax', 'tensorflow', 'seqio', 'torch'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"

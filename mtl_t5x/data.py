@@ -43,7 +43,9 @@ def find_tasks(
         register()
     if module is not None:
         importlib.import_module(module)
-    names = [mixture_or_task_name] if isinstance(mixture_or_task_name, str) else mixture_or_task_name
+    names = (
+        [mixture_or_task_name] if isinstance(mixture_or_task_name, str) else mixture_or_task_name
+    )
     tasks = {}
     for name in names:
         if name not in seqio.TaskRegistry.names() and name not in seqio.MixtureRegistry.names():

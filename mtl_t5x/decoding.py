@@ -55,9 +55,7 @@ def greedy(
         cache, decoded, position, ended = carry
         tokens = jax.lax.dynamic_slice_in_dim(decoded, position - 1, 1, axis=-1)
         cache, chosen, ended = next_tokens(cache, tokens, position, ended)
-        decoded = jax.lax.dynamic_update_slice_in_dim(
-            decoded, chosen[..., None], position, axis=-1
-        )
+        decoded = jax.lax.dynamic_update_slice_in_dim(decoded, chosen[..., None], position, axis=-1)
         return cache, decoded, position + 1, ended
 
     _, decoded, _, _ = jax.lax.while_loop(unfinished, body, (cache, decoded, jnp.int32(1), ended))

@@ -40,9 +40,7 @@ def predictions(
         rows = len(inputs)
         # The last batch is filled up, so that one compiled program decodes every batch.
         inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
-        tokens = np.asarray(
-            decoding.greedy(params, inputs, model=model, max_length=max_length)
-        )
+        tokens = np.asarray(decoding.greedy(params, inputs, model=model, max_length=max_length))
         decoded.extend(zip(indices.tolist(), tokens[:rows].tolist(), strict=True))
     return decoded
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import app, flags
 
+from mtl_t5x import report_folders as folders
 from mtl_t5x import report_html
 from mtl_t5x import report_plots as plots
 from mtl_t5x import report_tables as tables
@@ -44,7 +45,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     Raises:
       FileNotFoundError: `workdir` holds no study.json.
     """
-    study = tables.load_study(workdir)
+    study = folders.load_study(workdir)
     rows, notes = tables.transfer_rows(study)
     conflicts = tables.conflict_rows(study)
     folder = pathlib.Path(workdir) / "report"
@@ -61,13 +62,13 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     return folder / "report.html"
 
 
-def draw(study: tables.Study, rows: Sequence[tables.TransferRow]) -> tuple[report_html.Plot, ...]:
+def draw(study: folders.Study, rows: Sequence[tables.TransferRow]) -> tuple[report_html.Plot, ...]:
     """The report's figures with their captions, in the page's order."""
     figures = [
         ("transfer.png", report_html.TRANSFER, plots.transfer, (study, _headline_rows(study, rows)))
     ]
     multi = [r for r in study.records if r.kind == "multi_task"]
-    groups = dict.fromkeys(group for r in multi for group in tables.conflict_groups(r))
+    groups = dict.fromkeys(group for r in multi for group in folders.conflict_groups(r))
     # Single layers would make a page of hundreds of figures; conflict.csv has them.
     groups = [group for group in groups if "/" not in group]
     for group in groups:
@@ -91,7 +92,7 @@ def draw(study: tables.Study, rows: Sequence[tables.TransferRow]) -> tuple[repor
 
 
 def _headline_rows(
-    study: tables.Study, rows: Iterable[tables.TransferRow]
+    study: folders.Study, rows: Iterable[tables.TransferRow]
 ) -> tuple[tables.TransferRow, ...]:
     return tuple(row for row in rows if tables.is_headline(study, row))
 

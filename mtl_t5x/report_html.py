@@ -9,6 +9,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mtl_t5x import report_folders as folders
 from mtl_t5x import report_plots
 from mtl_t5x import report_tables as tables
 
@@ -36,7 +37,7 @@ CONFLICT = (
 )
 COSINE = (
     "The cosine between two tasks' gradients, averaged over the seeds and the measured steps "
-    "after the first tenth: 0 = orthogonal, blue = one task's step helps the other, red = it "
+    "after warm-up: 0 = orthogonal, blue = one task's step helps the other, red = it "
     "hurts. The colour scale is symmetric about 0 and reaches as far as the values do."
 )
 LOSS = (
@@ -88,7 +89,7 @@ $body
 
 
 def page(
-    study: tables.Study,
+    study: folders.Study,
     rows: Sequence[tables.TransferRow],
     conflicts: Sequence[Mapping[str, Any]],
     figures: Sequence[Plot],
@@ -155,7 +156,7 @@ def _change(row: tables.TransferRow) -> Cell:
     return name, f"{_number(value, '+.1f')} %{interval}"
 
 
-def _what_ran(study: tables.Study) -> list[str]:
+def _what_ran(study: folders.Study) -> list[str]:
     done = [r for r in study.records if r.results is not None]
     multi = [r for r in study.records if r.kind == "multi_task"]
     tasks = list(dict.fromkeys(task for r in study.records for task in r.tasks))
@@ -181,7 +182,7 @@ def _what_ran(study: tables.Study) -> list[str]:
     ]
 
 
-def _missing(study: tables.Study) -> list[str]:
+def _missing(study: folders.Study) -> list[str]:
     absent = [r for r in study.records if r.results is None]
     if not absent:
         return []
@@ -196,7 +197,7 @@ def _missing(study: tables.Study) -> list[str]:
     ]
 
 
-def _headline_tables(study: tables.Study, rows: Sequence[tables.TransferRow]) -> list[str]:
+def _headline_tables(study: folders.Study, rows: Sequence[tables.TransferRow]) -> list[str]:
     parts = ["<h2>Transfer</h2>"]
     for variant in study.variants:
         mine = [r for r in rows if r.variant == variant and tables.is_headline(study, r)]
@@ -231,7 +232,7 @@ def _figure(plot: Plot) -> str:
     )
 
 
-def _conflict_summary(study: tables.Study, conflicts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _conflict_summary(study: folders.Study, conflicts: Sequence[Mapping[str, Any]]) -> list[str]:
     names = (
         "directional",
         "mean_cosine",
@@ -240,15 +241,13 @@ def _conflict_summary(study: tables.Study, conflicts: Sequence[Mapping[str, Any]
         "reference_magnitude",
     )
     records = {r.name: r for r in study.records}
+    start = {r.name: folders.warm_up_end(r) for r in study.records}
     lines = []
     for variant in study.variants:
         mine = [row for row in conflicts if records[row["run"]].variant == variant]
         for group in dict.fromkeys(row["group"] for row in mine):
             late = [
-                row
-                for row in mine
-                if row["group"] == group
-                and row["step"] > tables.WARM_UP * records[row["run"]].steps[-1]["step"]
+                row for row in mine if row["group"] == group and row["step"] >= start[row["run"]]
             ]
             cells = []
             for name in names:
@@ -261,46 +260,39 @@ def _conflict_summary(study: tables.Study, conflicts: Sequence[Mapping[str, Any]
     return [
         "<h2>Conflict after warm-up</h2>",
         _table(head, lines, 2),
-        '<p class="soft">Means over the seeds and measured steps after the first tenth. '
-        "Directional: (1/K²) Σ of the cosines of different tasks. The two reference forms are "
-        "those that earlier figures log: the norm of the mean unit gradient, and the variance of "
-        "the squared norms.</p>",
+        '<p class="soft">Means over the seeds and the measured steps from the highest learning '
+        "rate on. Directional: (1/K²) Σ of the cosines of different tasks. The two reference "
+        "forms are those that earlier figures log: the norm of the mean unit gradient, and the "
+        "variance of the squared norms.</p>",
     ]
 
 
-def _counts(study: tables.Study) -> list[str]:
-    sums: dict[tuple, dict[str, list[float]]] = {}
-    for record in study.records:
-        for task, metrics in (record.results or {"test": {}})["test"].items():
-            for name in tables.COUNTS:
-                value = tables.number(metrics.get(name))
-                if value is not None:
-                    key = (record.variant, task, record.kind)
-                    sums.setdefault(key, {}).setdefault(name, []).append(value)
-    if not sums:
+def _counts(study: folders.Study) -> list[str]:
+    found: dict[tuple[folders.Variant, str, str], dict[str, float]] = {}
+    for variant in study.variants:
+        for task in folders.headlines(study, variant):
+            for kind in ("single_task", "multi_task"):
+                runs = [r for r in study.records if (r.variant, r.kind) == (variant, kind)]
+                if counts := folders.mean_counts(runs, task):
+                    found[variant, task, kind] = counts
+    if not found:
         return []
-    shown = [name for name in tables.COUNTS if any(name in found for found in sums.values())]
-    order = {v: i for i, v in enumerate(study.variants)}
-    place = {v: list(tables.headlines(study, v)) for v in study.variants}
-    # Tasks with no metric at all go last.
-    keys = sorted(
-        sums,
-        key=lambda k: (
-            order[k[0]],
-            place[k[0]].index(k[1]) if k[1] in place[k[0]] else len(place[k[0]]),
-            k[2],
-        ),
-    )
-    lines = []
-    for variant, task, kind in keys:
-        found = sums[variant, task, kind]
-        cells = [_number(statistics.fmean(found[n]), ".4g") if n in found else "–" for n in shown]
-        lines.append((" · ".join(variant), task, kind.replace("_", "-"), *cells))
-    head = ("setting", "task", "kind", *(name.replace("_", " ") for name in shown))
+    names = dict.fromkeys(name for counts in found.values() for name in counts)
+    lines = [
+        (
+            " · ".join(variant),
+            task,
+            kind.replace("_", "-"),
+            *(_number(counts.get(name), ".4g") for name in names),
+        )
+        for (variant, task, kind), counts in found.items()
+    ]
+    head = ("setting", "task", "kind", *(name.replace("_", " ") for name in names))
     return [
         "<details open><summary>Unparsed answers and cut examples</summary>",
-        '<p class="soft">Examples of the test split per run, mean over the seeds. Unparsed: the '
-        "answer is none of the task's labels, which counts as wrong.</p>",
+        '<p class="soft">Per run, mean over the seeds, on the test split unless "train" is said. '
+        "Unparsed: the answer is none of the task's labels, which counts as wrong. Cut: longer "
+        "than TASK_FEATURE_LENGTHS allows.</p>",
         _table(head, lines, 3),
         "</details>",
     ]

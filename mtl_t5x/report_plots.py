@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from mtl_t5x import report_folders as folders
 from mtl_t5x import report_tables as tables
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -46,19 +47,19 @@ def render(draw: Callable[..., Figure | None], *args: Any) -> bytes | None:
     return buffer.getvalue()
 
 
-def short_labels(variants: Sequence[tables.Variant]) -> dict[tables.Variant, str]:
+def short_labels(variants: Sequence[folders.Variant]) -> dict[folders.Variant, str]:
     """What tells a study's variants apart; the whole name where there is only one."""
     differ = [i for i in range(3) if len({v[i] for v in variants}) > 1] or range(3)
     return {v: " · ".join(v[i] for i in differ) for v in variants}
 
 
-def _which(study: tables.Study, variant: tables.Variant) -> str:
+def _which(study: folders.Study, variant: folders.Variant) -> str:
     """A line that names the variant, where the study has several."""
     return f"\n{short_labels(study.variants)[variant]}" if len(study.variants) > 1 else ""
 
 
 def _over_seeds(
-    records: Sequence[tables.Record], key: str, width: int = 1
+    records: Sequence[folders.Record], key: str, width: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Steps, and the runs' mean, lowest and highest of one logged number.
 
@@ -68,7 +69,7 @@ def _over_seeds(
     for record in records:
         stretches: dict[int, list[float]] = {}
         for step in record.steps:
-            value = tables.number(step.get(key))
+            value = folders.number(step.get(key))
             if value is not None:
                 stretches.setdefault(step["step"] // width, []).append(value)
         for stretch, logged in stretches.items():
@@ -96,7 +97,7 @@ def _band(axes: Axes, curve: tuple, colour: str, line: str, label: str) -> None:
     axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def conflict(study: tables.Study, group: str) -> Figure:
+def conflict(study: folders.Study, group: str) -> Figure:
     """Directional and magnitude conflict of one parameter group over the steps."""
     runs = [r for r in study.records if r.kind == "multi_task"]
     labels = short_labels(study.variants)
@@ -142,18 +143,19 @@ def conflict(study: tables.Study, group: str) -> Figure:
 
 
 def mean_cosines(
-    records: Sequence[tables.Record], group: str
+    records: Sequence[folders.Record], group: str
 ) -> tuple[tuple[str, ...], np.ndarray] | None:
     """Task names and the K×K cosines, averaged over seeds and steps after warm-up."""
     names, total = (), []
     for record in records:
         order = tuple((record.results or {}).get("tasks", record.tasks))
-        for step in tables.after_warm_up(record):
-            rows = step.get(f"conflict/{group}/cosine")
+        start = folders.warm_up_end(record)
+        for step in record.steps:
+            rows = step.get(f"conflict/{group}/cosine") if step["step"] >= start else None
             if not isinstance(rows, list) or len(rows) != len(order):
                 continue
             matrix = np.array(
-                [[math.nan if (x := tables.number(v)) is None else x for v in r] for r in rows]
+                [[math.nan if (x := folders.number(v)) is None else x for v in r] for r in rows]
             )
             names = names or order
             if matrix.shape == (len(names),) * 2 and set(order) == set(names):
@@ -168,7 +170,7 @@ def mean_cosines(
     return names, np.where(counts > 0, sums / np.maximum(counts, 1), math.nan)
 
 
-def cosine(study: tables.Study, variant: tables.Variant, group: str) -> Figure | None:
+def cosine(study: folders.Study, variant: folders.Variant, group: str) -> Figure | None:
     """Heat map of the mean gradient cosines; None where nothing was measured."""
     found = mean_cosines(
         [r for r in study.records if r.variant == variant and r.kind == "multi_task"], group
@@ -214,7 +216,7 @@ def cosine(study: tables.Study, variant: tables.Variant, group: str) -> Figure |
     return figure
 
 
-def losses(study: tables.Study, variant: tables.Variant) -> Figure:
+def losses(study: folders.Study, variant: folders.Variant) -> Figure:
     """Training loss of every task over the steps, multi-task against single-task."""
     records = [r for r in study.records if r.variant == variant]
     tasks = list(dict.fromkeys(task for r in records for task in r.tasks))
@@ -252,7 +254,7 @@ def losses(study: tables.Study, variant: tables.Variant) -> Figure:
     return figure
 
 
-def transfer(study: tables.Study, rows: Sequence[tables.TransferRow]) -> Figure | None:
+def transfer(study: folders.Study, rows: Sequence[tables.TransferRow]) -> Figure | None:
     """Relative transfer of the headline metrics and their average, with its 95 % interval.
 
     None where it is undefined for every row.

@@ -1,61 +1,14 @@
-"""Run folders -> records, and records -> the rows of the transfer and conflict tables."""
+"""Records of runs -> the rows of the transfer and conflict tables."""
 
 import dataclasses
-import json
 import math
-import pathlib
-import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from scipy import stats
 
-# Numbers in results.json that count examples and are no metrics.
-COUNTS = ("examples", "unparsed", "inputs_cut", "targets_cut")
-
-# The share of a run's steps that figures and summaries of conflict leave out as warm-up.
-WARM_UP = 0.1
-
-Variant = tuple[str, str, str]  # architecture, prompt, labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One run of a study with what its folder holds so far.
-
-    `results` is results.json, None where the run has not finished; `steps` are the lines of
-    metrics.jsonl in order of their step; `error` is the message in error.txt, if there is one.
-    """
-
-    name: str
-    architecture: str
-    prompt: str
-    labels: str
-    tasks: tuple[str, ...]
-    seed: int
-    kind: str
-    results: Mapping[str, Any] | None
-    steps: tuple[Mapping[str, Any], ...]
-    error: str
-
-    @property
-    def variant(self) -> Variant:
-        return self.architecture, self.prompt, self.labels
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """A study's record with all its runs; `notes` say what could not be read or computed."""
-
-    name: str
-    config: Mapping[str, Any]
-    records: tuple[Record, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def variants(self) -> tuple[Variant, ...]:
-        return tuple(dict.fromkeys(r.variant for r in self.records))
+from mtl_t5x import report_folders as folders
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,86 +30,8 @@ class TransferRow:
     seeds: int
 
     @property
-    def variant(self) -> Variant:
+    def variant(self) -> folders.Variant:
         return self.architecture, self.prompt, self.labels
-
-
-def load_study(workdir: str | pathlib.Path) -> Study:
-    """Reads a study's folder; what is broken in a run's files is left out and noted.
-
-    Raises:
-      FileNotFoundError: there is no study.json.
-    """
-    workdir = pathlib.Path(workdir)
-    path = workdir / "study.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no study in {workdir}: {path} is absent. Give --workdir the folder that "
-            "mtl_t5x.study was given"
-        )
-    study = json.loads(path.read_text(encoding="utf-8"))
-    notes: list[str] = []
-    records = tuple(_load_record(workdir, run, notes) for run in study["runs"])
-    return Study(study["name"], study["config"], records, tuple(notes))
-
-
-def _load_record(workdir: pathlib.Path, run: Mapping[str, Any], notes: list[str]) -> Record:
-    folder = workdir / "runs" / run["name"]
-    results = None
-    path = folder / "results.json"
-    if path.exists():
-        try:
-            results = json.loads(path.read_text(encoding="utf-8"))
-            results = results if isinstance(results["test"], dict) else None
-        except (ValueError, KeyError, TypeError):
-            results = None
-        if results is None:
-            notes.append(
-                f'runs/{run["name"]}/results.json can\'t be read or has no "test": delete it '
-                "and start the study again to evaluate the run anew"
-            )
-    error = folder / "error.txt"
-    return Record(
-        name=run["name"],
-        architecture=run["architecture"],
-        prompt=run["prompt"],
-        labels=run["labels"],
-        tasks=tuple(run["tasks"]),
-        seed=run["seed"],
-        kind=run["kind"],
-        results=results,
-        steps=_load_steps(folder / "metrics.jsonl", run["name"], notes),
-        error=_message(error.read_text(encoding="utf-8")) if error.exists() else "",
-    )
-
-
-def _message(traceback: str) -> str:
-    """The line of a traceback that names the error; others may follow, as gin adds one."""
-    lines = traceback.strip().splitlines() or ["failed"]
-    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
-    return (named or lines)[-1]
-
-
-def _load_steps(path: pathlib.Path, name: str, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
-    if not path.exists():
-        return ()
-    steps = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            logged = json.loads(line)
-            # A run that went on from a checkpoint logs some steps again: the later line holds.
-            steps[int(logged["step"])] = logged
-        except (ValueError, KeyError, TypeError):
-            notes.append(f"runs/{name}/metrics.jsonl:{number}: skipped, the line is cut off")
-    return tuple(steps[step] for step in sorted(steps))
-
-
-def number(value: Any) -> float | None:
-    """A finite float, or None for what is not (null, NaN, text, a list)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
-    return float(value) if math.isfinite(value) else None
 
 
 def relative_transfer(
@@ -205,44 +80,23 @@ def relative_transfer(
 Values = dict[tuple[str, str], dict[int, float]]  # (task, metric) -> seed -> value
 
 
-def _test_values(records: Iterable[Record]) -> Values:
+def _test_values(records: Iterable[folders.Record]) -> Values:
     values: Values = {}
     for record in records:
         for task, metrics in (record.results or {"test": {}})["test"].items():
             for metric, value in metrics.items():
-                if metric not in COUNTS and number(value) is not None:
+                if metric not in folders.COUNTS and folders.number(value) is not None:
                     values.setdefault((task, metric), {})[record.seed] = float(value)
     return values
 
 
-def headlines(study: Study, variant: Variant) -> dict[str, str]:
-    """Each scored task's headline metric: the first that results.json gives, in task order.
-
-    A test-only task such as mnli_mismatched stands behind the task whose name it begins with.
-    """
-    records = [r for r in study.records if r.variant == variant]
-    first: dict[str, str] = {}
-    for record in records:
-        for task, metrics in (record.results or {"test": {}})["test"].items():
-            names = [metric for metric in metrics if metric not in COUNTS]
-            if names:
-                first.setdefault(task, names[0])
-    trained = list(dict.fromkeys(task for r in records for task in r.tasks))
-
-    def place(task: str) -> tuple[int, bool, str]:
-        owners = [i for i, t in enumerate(trained) if task == t or task.startswith(f"{t}_")]
-        return (owners[0] if owners else len(trained)), task not in trained, task
-
-    return {task: first[task] for task in sorted(first, key=place)}
-
-
-def is_headline(study: Study, row: TransferRow) -> bool:
+def is_headline(study: folders.Study, row: TransferRow) -> bool:
     """Whether the row is a task's headline metric, or the average of those."""
-    first = headlines(study, row.variant)
+    first = folders.headlines(study, row.variant)
     return row.task == "average" or first.get(row.task) == row.metric
 
 
-def transfer_rows(study: Study) -> tuple[tuple[TransferRow, ...], tuple[str, ...]]:
+def transfer_rows(study: folders.Study) -> tuple[tuple[TransferRow, ...], tuple[str, ...]]:
     """The transfer table on the test split, and notes on what in it is undefined or partial.
 
     Per variant: a row per task and metric, the headline metric first, and a row `average` over
@@ -255,7 +109,7 @@ def transfer_rows(study: Study) -> tuple[tuple[TransferRow, ...], tuple[str, ...
         records = [r for r in study.records if r.variant == variant]
         multi = _test_values(r for r in records if r.kind == "multi_task")
         single = _test_values(r for r in records if r.kind == "single_task")
-        first = headlines(study, variant)
+        first = folders.headlines(study, variant)
         keys = dict.fromkeys([*multi, *single])
         for task, headline in first.items():
             metrics = [metric for t, metric in keys if t == task and metric != headline]
@@ -272,7 +126,10 @@ def transfer_rows(study: Study) -> tuple[tuple[TransferRow, ...], tuple[str, ...
 
 
 def _row(
-    variant: Variant, key: tuple[str, str], multi: dict[int, float], single: dict[int, float]
+    variant: folders.Variant,
+    key: tuple[str, str],
+    multi: dict[int, float],
+    single: dict[int, float],
 ) -> TransferRow:
     ours, base = list(multi.values()), list(single.values())
     return TransferRow(
@@ -305,7 +162,7 @@ def _row_notes(row: TransferRow) -> list[str]:
 
 
 def _average(
-    variant: Variant, first: Mapping[str, str], multi: Values, single: Values
+    variant: folders.Variant, first: Mapping[str, str], multi: Values, single: Values
 ) -> tuple[TransferRow | None, list[str]]:
     """The row of the averages: each seed's mean over tasks is one value of the sample."""
     keys = [key for key in first.items() if key in multi and key in single]
@@ -328,30 +185,26 @@ def _average(
     return row, notes + _row_notes(row)
 
 
-def conflict_groups(record: Record) -> tuple[str, ...]:
-    """The parameter groups whose conflict a run measured, as `encoder`."""
-    keys = dict.fromkeys(key for step in record.steps for key in step)
-    parts = [key.split("/") for key in keys if key.startswith("conflict/")]
-    return tuple(dict.fromkeys("/".join(p[1:-1]) for p in parts if len(p) > 2))
-
-
 def mean_cosine(matrix: Any) -> float | None:
     """The mean of a K×K cosine matrix off its diagonal; None where an entry is not finite."""
     if not isinstance(matrix, list) or len(matrix) < 2:
         return None
     values = [
-        number(value) for i, row in enumerate(matrix) for j, value in enumerate(row) if i != j
+        folders.number(value)
+        for i, row in enumerate(matrix)
+        for j, value in enumerate(row)
+        if i != j
     ]
     return None if None in values else statistics.fmean(values)
 
 
-def conflict_rows(study: Study) -> tuple[dict[str, Any], ...]:
+def conflict_rows(study: folders.Study) -> tuple[dict[str, Any], ...]:
     """A row per multi-task run, measured step and group; every number logged gets a column."""
     rows = []
     for record in study.records:
         if record.kind != "multi_task":
             continue
-        for group in conflict_groups(record):
+        for group in folders.conflict_groups(record):
             prefix = f"conflict/{group}/"
             for step in record.steps:
                 logged = {
@@ -367,14 +220,8 @@ def conflict_rows(study: Study) -> tuple[dict[str, Any], ...]:
                             "seed": record.seed,
                             "step": step["step"],
                             "group": group,
-                            **{key: number(value) for key, value in logged.items()},
                             "mean_cosine": mean_cosine(cosine),
+                            **{key: folders.number(value) for key, value in logged.items()},
                         }
                     )
     return tuple(rows)
-
-
-def after_warm_up(record: Record) -> tuple[Mapping[str, Any], ...]:
-    """The run's logged steps without the first tenth of its steps."""
-    last = record.steps[-1]["step"] if record.steps else 0
-    return tuple(step for step in record.steps if step["step"] > WARM_UP * last)

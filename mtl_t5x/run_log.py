@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from clu import metric_writers
 from tqdm import tqdm
 
 FILE = "metrics.jsonl"
+_ADVICE = "The checkpoints there are good; lower adamw.learning_rate"
 
 
 class TrainingDivergedError(FloatingPointError):
@@ -71,27 +73,32 @@ class RunLog:
             self.check()
             self._write(step, jax.device_get(metrics))
 
-    def check(self) -> None:
+    def check(self, params: Any = None) -> None:
         """Waits for the steps so far.
 
         Raises:
           TrainingDivergedError: names the first task and step whose loss, or the first step whose
-            gradient, is not finite.
+            gradient, is not finite; or parameters, where they are given, that aren't.
         """
         for step, metrics in self._pending:
             losses = np.asarray(metrics["loss"])
             bad = [name for name, loss in zip(self._names, losses) if not np.isfinite(loss)]
             if bad:
                 raise TrainingDivergedError(
-                    f"step {step}: the loss of {', '.join(bad)} is not a finite number. The last "
-                    "checkpoint is good; lower adamw.learning_rate or look at that task's data"
+                    f"step {step}: the loss of {', '.join(bad)} is not a finite number. "
+                    f"{_ADVICE}, or look at that task's data"
                 )
             if not np.isfinite(metrics["grad_norm"]):
                 raise TrainingDivergedError(
-                    f"step {step}: the losses are finite, but the gradient is not. The last "
-                    "checkpoint is good; lower adamw.learning_rate"
+                    f"step {step}: the losses are finite, but the gradient is not. {_ADVICE}"
                 )
         self._pending.clear()
+        for path, value in jax.tree_util.tree_leaves_with_path(params):
+            if not jnp.all(jnp.isfinite(value)):
+                raise TrainingDivergedError(
+                    f"the last update made {jax.tree_util.keystr(path, simple=True, separator='/')} "
+                    f"not finite. {_ADVICE}"
+                )
 
     def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
         scalars, matrices = flatten(metrics, self._names)

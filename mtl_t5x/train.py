@@ -114,7 +114,7 @@ def train(
             log.add(current, metrics, write=measured or current % log_period == 0)
             done = current + 1
             if _due(done, checkpoint_period) or done == train_steps:
-                log.check()  # a state that isn't finite never becomes a checkpoint
+                log.check(state.params)  # what isn't finite never becomes a checkpoint
                 checkpoints.save(manager, state)
             if _due(done, eval_period) and done < train_steps:
                 evaluate_split(state.params, split="validation", step=done)

@@ -303,7 +303,7 @@ REAL_TEST_FILES = {
 
 
 def test_row_counts_of_the_real_files(shared):
-    data = shared / "glue"
+    data = shared / "data/glue"
 
     def count(name, file):
         """Lines that are not blank, without the header that all files but CoLA's have."""
@@ -320,9 +320,9 @@ def test_row_counts_of_the_real_files(shared):
 
 
 def test_gold_answers_with_t5s_vocabulary(shared):
-    path = str(shared / "vocab" / "t5_32000.model")
+    path = str(shared / "data/vocab" / "t5_32000.model")
     try:
-        glue.register(data=str(shared / "glue"), vocabulary_path=path)
+        glue.register(data=str(shared / "data/glue"), vocabulary_path=path)
         for name in ("cola", "qnli", "stsb", "mnli_mismatched"):
             task = seqio.get_mixture_or_task(f"glue_{name}.default.semantic")
             gold = examples(task.name, "test")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mtl_t5x import report, report_html
+from mtl_t5x import report_folders as folders
 from mtl_t5x import report_plots as plots
 from mtl_t5x import report_tables as tables
 
@@ -127,7 +128,7 @@ def test_transfer_table(workdir):
 
 
 def test_average_is_computed_from_each_seeds_headline_metrics(workdir):
-    rows, _ = tables.transfer_rows(tables.load_study(workdir))
+    rows, _ = tables.transfer_rows(folders.load_study(workdir))
     headline = [
         r
         for r in rows
@@ -168,7 +169,7 @@ def test_a_missing_task_is_left_out_of_the_average_and_said_so(workdir):
         if run["kind"] == "single_task" and run["tasks"] == ["cola"]:
             (workdir / "runs" / run["name"] / "results.json").unlink()
     (workdir / "runs" / run["name"] / "results.json").unlink()  # mnli alone, seed 1
-    rows, notes = tables.transfer_rows(tables.load_study(workdir))
+    rows, notes = tables.transfer_rows(folders.load_study(workdir))
     assert (rows[0].single_mean, rows[0].multi_mean, rows[0].seeds) == (None, 31.5, 0)
     assert rows[-1].single_mean == 59.5
     assert rows[-1].multi_mean == pytest.approx(62.0)
@@ -181,7 +182,7 @@ def test_a_missing_task_is_left_out_of_the_average_and_said_so(workdir):
 def test_an_incomplete_seed_is_left_out_of_the_average_and_said_so(workdir):
     last = json.loads((workdir / "study.json").read_text())["runs"][-1]
     (workdir / "runs" / last["name"] / "results.json").unlink()
-    rows, notes = tables.transfer_rows(tables.load_study(workdir))
+    rows, notes = tables.transfer_rows(folders.load_study(workdir))
     assert rows[-1].single_mean == pytest.approx(np.mean([40, 60, 59]))
     assert rows[-1].seeds == 1
     assert any("single-task average leaves out the incomplete seeds [1]" in n for n in notes)
@@ -194,7 +195,7 @@ def test_variants_get_rows_of_their_own(workdir):
         write_run(workdir, "single_task", ("cola",), 0, results_of({"cola": 60.0}), variant=other),
     ]
     edit_study(workdir, lambda runs: runs.extend(new))
-    rows, _ = tables.transfer_rows(tables.load_study(workdir))
+    rows, _ = tables.transfer_rows(folders.load_study(workdir))
     mine = {(r.task, r.metric): r for r in rows if r.variant == other}
     assert mine["cola", "matthews_corrcoef"].relative_transfer_percent == pytest.approx(-50)
     assert mine["average", "headline metrics"].single_mean == 60.0
@@ -249,7 +250,7 @@ def test_cosines_are_averaged_after_warm_up_in_one_task_order(workdir):
     early = {"step": 1, "conflict/encoder/cosine": np.ones((3, 3)).tolist()}
     late = {"step": 20, "conflict/encoder/cosine": matrix.tolist()}
     (path / "metrics.jsonl").write_text(f"{json.dumps(early)}\n{json.dumps(late)}\n")
-    record = tables.load_study(workdir).records[0]
+    record = folders.load_study(workdir).records[0]
     first = dataclasses.replace(record, results={"tasks": ["a", "b", "c"], "test": {}})
     turned = dataclasses.replace(record, results={"tasks": ["c", "b", "a"], "test": {}})
     names, mean = plots.mean_cosines([first, turned], "encoder")
@@ -262,7 +263,7 @@ def test_a_line_that_is_cut_off_is_skipped_and_said_so(workdir):
     name = json.loads((workdir / "study.json").read_text())["runs"][0]["name"]
     with (workdir / "runs" / name / "metrics.jsonl").open("a") as file:
         file.write('{"step": 30, "loss/co')
-    study = tables.load_study(workdir)
+    study = folders.load_study(workdir)
     assert [s["step"] for s in study.records[0].steps] == [1, 5, 10, 20]
     note = f"runs/{name}/metrics.jsonl:5: skipped, the line is cut off"
     assert study.notes == (note,)
@@ -272,7 +273,7 @@ def test_a_line_that_is_cut_off_is_skipped_and_said_so(workdir):
 def test_steps_logged_again_after_a_restart_count_once(tmp_path):
     lines = [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 2.0}, {"step": 10, "loss": 3.0}]
     write_study(tmp_path, [write_run(tmp_path, "multi_task", TASKS, 0, None, lines)])
-    steps = tables.load_study(tmp_path).records[0].steps
+    steps = folders.load_study(tmp_path).records[0].steps
     assert [(s["step"], s["loss"]) for s in steps] == [(10, 3.0), (20, 2.0)]
 
 
@@ -295,14 +296,16 @@ def test_values_that_are_not_finite_are_left_out(tmp_path):
     }
     test = {"cola": {"matthews_corrcoef": None, "accuracy": 50.0}}
     write_study(tmp_path, [write_run(tmp_path, "multi_task", TASKS, 0, test, [line])])
-    rows, _ = tables.transfer_rows(tables.load_study(tmp_path))
+    rows, _ = tables.transfer_rows(folders.load_study(tmp_path))
     assert [(r.task, r.metric, r.multi_mean) for r in rows] == [("cola", "accuracy", 50.0)]
     assert report.write_report(tmp_path).exists()
 
 
 def test_a_report_before_any_run_says_that_all_are_missing(tmp_path):
     run = write_run(tmp_path, "multi_task", TASKS, 0)
-    (tmp_path / "runs" / run["name"] / "error.txt").write_text("Traceback\nValueError: a <b>\n  In call to f\n")
+    (tmp_path / "runs" / run["name"] / "error.txt").write_text(
+        "Traceback\nValueError: a <b>\n  In call to f\n"
+    )
     write_study(tmp_path, [run])
     page = report.write_report(tmp_path).read_text()
     assert "Without results: 1 of 1 runs" in page
@@ -341,7 +344,7 @@ def test_the_page_shows_the_numbers_of_the_tables(workdir):
 
 
 def test_colour_marks_only_intervals_that_exclude_zero(workdir):
-    row = tables.transfer_rows(tables.load_study(workdir))[0][0]
+    row = tables.transfer_rows(folders.load_study(workdir))[0][0]
 
     def style(low, high, value):
         changed = dataclasses.replace(

@@ -2,13 +2,14 @@
 
 import pytest
 
-from mtl_t5x.tasks import __main__, glue
+from mtl_t5x.tasks import __main__, decanlp, glue
 
 
 @pytest.fixture(autouse=True)
 def defaults():
     yield
     glue.register()
+    decanlp.register()
 
 
 def run(capsys, *arguments):
@@ -20,8 +21,21 @@ def run(capsys, *arguments):
 def test_listing(capsys):
     status, out, _ = run(capsys)
     assert status == 0
-    for name in ("null", "distinct_letters", "glue.diverse.semantic", "glue_stsb.null.semantic"):
-        assert name in out.split()
+    for benchmark in (glue, decanlp):
+        name = benchmark.BENCHMARK
+        expected = {*benchmark.TASKS, "null", "default", "semantic", f"{name}.default.semantic"}
+        expected |= {f"{name}_{task}.null.semantic" for task in benchmark.TASKS}
+        assert expected <= set(out.split())
+    assert {"diverse", "glue.diverse.distinct_letters"} <= set(out.split())
+
+
+def test_decanlp_from_files(capsys, shared):
+    data = shared / "data/decanlp"
+    arguments = ("decanlp_schema.default.semantic", f"--data={data}", "--split=test", "--count=1")
+    status, out, _ = run(capsys, *arguments)
+    assert status == 0
+    count = len(decanlp.rows(str(data), "schema", "test"))
+    assert out.splitlines()[0] == f"decanlp_schema.default.semantic, split test: {count} examples"
 
 
 def test_examples_as_the_model_sees_them(capsys):

@@ -30,7 +30,7 @@ def test_same_path_same_object():
 
 
 def test_t5_file_has_sentinels(shared):
-    path = str(shared / "vocab" / "t5_32000.model")
+    path = str(shared / "data/vocab" / "t5_32000.model")
     assert vocabularies.load(path).vocab_size == 32100
     assert vocabularies.size(path) == 32128
     assert vocabularies.load(path).decode([32099]) == "<extra_id_0>"

@@ -134,7 +134,7 @@ class Attention(nn.Module):
 
     `cache` is None, or "self" or "cross" while decoding: keys and values then live in the variable
     collection `cache`. Self attention appends one position a call at `position`; cross attention
-    projects the encoding in the first call only.
+    projects the encoding in the first call only. The mask is over the keys, or over the whole cache.
     """
 
     num_heads: int
@@ -148,7 +148,7 @@ class Attention(nn.Module):
         self,
         queries: Float[Array, "*batch query_length embed"],
         keys: Float[Array, "*batch key_length embed"],
-        mask: Bool[Array, "*#batch #query_length key_length"],
+        mask: Bool[Array, "*#batch #query_length seen_length"],
         bias: Float[Array, "..."] | None = None,
         *,
         position: Int[Array, ""] | None = None,
@@ -169,9 +169,7 @@ class Attention(nn.Module):
             if self.cache == "self":
                 key, value = self._cached_append(key, value, position)
 
-        scores = jnp.einsum(
-            "...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32
-        )
+        scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
         if bias is not None:
             scores = scores + bias
         scores = jnp.where(mask[..., None, :, :], scores, MASKED)

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 import seqio
 
-from mtl_t5x.tasks import glue, prompts, registry
+from mtl_t5x.tasks import decanlp, glue, prompts, registry
 
-BENCHMARKS = (glue,)
+BENCHMARKS = (glue, decanlp)
 
 
 def listing() -> str:

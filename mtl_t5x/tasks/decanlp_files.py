@@ -42,7 +42,7 @@ class Loaded:
 Item = Row | str
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load(folder: str, task: str, split: str) -> Loaded:
     """Reads what an official split holds for a task; each is read once and kept.
 

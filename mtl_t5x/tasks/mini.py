@@ -175,7 +175,7 @@ def _qqp(draw: Draw, label: int) -> Row:
     roles = ["thing_adjective"] if draw.chance(0.3) else []
     first = second = grammar.event(draw, *roles)
     if not label:
-        kind = draw.weighted({"intent": 0.35, "topic": 0.35, "both": 0.1, "role": 0.2})
+        kind = draw.weighted({"intent": 0.3, "topic": 0.4, "both": 0.15, "role": 0.15})
         if kind in ("intent", "both"):
             other = draw.pick([name for name in QUESTIONS if name != intent])
         if kind in ("topic", "both"):
@@ -191,14 +191,14 @@ def _qqp(draw: Draw, label: int) -> Row:
 
 
 def _qnli(draw: Draw, label: int) -> Row:
-    """0: the sentence tells the event that is asked about, and the role that is asked for."""
-    role = draw.pick(("subject", "place", "time", "manner", "reason"))
+    """0: the sentence tells of the event that is asked about, and the role that is asked for."""
+    role = draw.pick(("subject", "place", "time", "reason"))
     others = [name for name in grammar.ADJUNCTS if name != role]
     told = draw.shuffled(others)[: int(draw.chance(0.5))]
     asked = role if role in grammar.ADJUNCTS else ""
     sentence = grammar.event(draw, *told, *([asked] if asked else []))
     question = grammar.question(sentence, role)
-    kind = draw.weighted({"missing": 0.5, "topic": 0.4, "role": 0.1}) if label else ""
+    kind = draw.weighted({"missing": 0.52, "topic": 0.4, "role": 0.08}) if label else ""
     if kind == "topic":
         sentence = _elsewhere(draw, sentence)
     elif kind == "role":
@@ -247,7 +247,7 @@ def _entailed(draw: Draw, premise: Sentence) -> str:
 def _unknown(draw: Draw, premise: Sentence) -> str:
     """A modifier that the premise lacks, or an event that it doesn't tell of."""
     sentence = _without(draw, premise)
-    kind = draw.weighted({"topic": 0.4, "reason": 0.25, "modifier": 0.25, "event": 0.1})
+    kind = draw.weighted({"topic": 0.45, "reason": 0.25, "modifier": 0.2, "event": 0.1})
     if kind == "topic":
         return grammar.active(_elsewhere(draw, sentence.replace(negation="")))
     if kind == "event":
@@ -286,7 +286,7 @@ HYPOTHESES = (_entailed, _unknown, _denied)
 def _mnli(draw: Draw, label: int) -> Row:
     """Entailment leaves things out, neutral adds some, contradiction denies."""
     premise = _premise(draw)
-    if label != NEUTRAL and draw.chance(0.12):
+    if label != NEUTRAL and draw.chance(0.08):
         premise = _without(draw, premise).replace(negation="not")
     hypothesis = HYPOTHESES[label](draw, premise)
     return {"premise": grammar.active(premise), "hypothesis": hypothesis}
@@ -310,7 +310,7 @@ def _rte(draw: Draw, label: int) -> Row:
     if not label:
         hypothesis = _entailed(draw, premise)
     else:
-        kind = draw.weighted({"unknown": 0.4, "denied": 0.3, "topic": 0.2, "role": 0.1})
+        kind = draw.weighted({"unknown": 0.4, "denied": 0.3, "topic": 0.22, "role": 0.08})
         if kind in ("unknown", "denied"):
             hypothesis = {"unknown": _unknown, "denied": _denied}[kind](draw, premise)
         else:

@@ -20,6 +20,7 @@ from mtl_t5x.tasks import mini
 PATH = pathlib.Path(__file__).with_name("mini.model")
 SIZE = 1024  # at most
 _TRAINED_SIZE = 400  # before whole words are added
+_LEAST_COUNT = 20  # a rarer word is scored as if it were this common, to stay one piece
 
 _PROMPTS = {
     "cola": "cola sentence: {sentence}",
@@ -38,13 +39,18 @@ _ANSWERS = (
 _ANSWER_REPEATS = 300
 
 
+def prompted(task: str) -> list[str]:
+    """The rows of every split of a task under the prompt `default`."""
+    return [
+        _PROMPTS[task].format(**row)
+        for split in mini.splits(task) for row in mini.rows(task, split)
+    ]  # fmt: skip
+
+
 def texts() -> Iterator[str]:
     """What the vocabulary is trained on: every text as a model reads or writes it."""
-    for task, prompt in _PROMPTS.items():
-        for row in mini.rows(task, "train"):
-            yield prompt.format(**row)
-    for row in mini.rows("mnli", "validation_mismatched"):
-        yield _PROMPTS["mnli"].format(**row)
+    for task in mini.TASKS:
+        yield from prompted(task)
     for _ in range(_ANSWER_REPEATS):
         yield from _ANSWERS.split()
         yield from (f"{tenths / 10:.1f}" for tenths in range(0, 51, 2))
@@ -85,7 +91,7 @@ def train() -> bytes:
             if len(proto.pieces) == SIZE:
                 break
             known[word] = proto.pieces.add(piece=word)
-        known[word].score = round(math.log(count / total), 4)
+        known[word].score = round(math.log(max(count, _LEAST_COUNT) / total), 4)
     proto.trainer_spec.vocab_size = len(proto.pieces)
     return proto.SerializeToString(deterministic=True)
 

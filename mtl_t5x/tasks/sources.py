@@ -95,7 +95,10 @@ def _columns(rows: Sequence[Row], split: str) -> dict[str, tf.Tensor | tf.Ragged
 
 
 def _dtype(value: str | int | float) -> tf.DType:
-    return {str: tf.string, int: tf.int32, float: tf.float32}[type(value)]
+    dtypes = {str: tf.string, int: tf.int32, float: tf.float32}
+    if type(value) not in dtypes:
+        raise ValueError(f"A row holds {value!r}; fields are str, int, float, or lists of these.")
+    return dtypes[type(value)]
 
 
 def train_or_validation(official_train: Sequence[Row], split: str) -> Sequence[Row]:

@@ -1,0 +1,186 @@
+"""A study's folder -> records of its runs, read as far as they have come."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import re
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+# Numbers in results.json that count examples and are no metrics.
+COUNTS = ("examples", "unparsed", "inputs_cut", "targets_cut")
+
+# The share of its steps that counts as warm-up where a run logs no learning rate.
+WARM_UP = 0.1
+
+Variant = tuple[str, str, str]  # architecture, prompt, labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One run of a study with what its folder holds so far.
+
+    `results` is results.json, None where the run has not finished; `steps` are the lines of
+    metrics.jsonl in order of their step; `error` is the message in error.txt, if there is one.
+    """
+
+    name: str
+    architecture: str
+    prompt: str
+    labels: str
+    tasks: tuple[str, ...]
+    seed: int
+    kind: str
+    results: Mapping[str, Any] | None
+    steps: tuple[Mapping[str, Any], ...]
+    error: str
+
+    @property
+    def variant(self) -> Variant:
+        return self.architecture, self.prompt, self.labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A study's record with all its runs; `notes` say what could not be read or computed."""
+
+    name: str
+    config: Mapping[str, Any]
+    records: tuple[Record, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        return tuple(dict.fromkeys(r.variant for r in self.records))
+
+
+def load_study(workdir: str | pathlib.Path) -> Study:
+    """Reads a study's folder; what is broken in a run's files is left out and noted.
+
+    Raises:
+      FileNotFoundError: there is no study.json.
+    """
+    workdir = pathlib.Path(workdir)
+    path = workdir / "study.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no study in {workdir}: {path} is absent. Give --workdir the folder that "
+            "mtl_t5x.study was given"
+        )
+    study = json.loads(path.read_text(encoding="utf-8"))
+    notes: list[str] = []
+    records = tuple(_load_record(workdir, run, notes) for run in study["runs"])
+    return Study(study["name"], study["config"], records, tuple(notes))
+
+
+def _load_record(workdir: pathlib.Path, run: Mapping[str, Any], notes: list[str]) -> Record:
+    folder = workdir / "runs" / run["name"]
+    results = None
+    path = folder / "results.json"
+    if path.exists():
+        try:
+            results = json.loads(path.read_text(encoding="utf-8"))
+            results = results if isinstance(results["test"], dict) else None
+        except (ValueError, KeyError, TypeError):
+            results = None
+        if results is None:
+            notes.append(
+                f'runs/{run["name"]}/results.json can\'t be read or has no "test": delete it '
+                "and start the study again to evaluate the run anew"
+            )
+    error = folder / "error.txt"
+    return Record(
+        name=run["name"],
+        architecture=run["architecture"],
+        prompt=run["prompt"],
+        labels=run["labels"],
+        tasks=tuple(run["tasks"]),
+        seed=run["seed"],
+        kind=run["kind"],
+        results=results,
+        steps=_load_steps(folder / "metrics.jsonl", run["name"], notes),
+        error=_message(error.read_text(encoding="utf-8")) if error.exists() else "",
+    )
+
+
+def _message(traceback: str) -> str:
+    """The line of a traceback that names the error; others may follow, as gin adds one."""
+    lines = traceback.strip().splitlines() or ["failed"]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit)\b", line)]
+    return (named or lines)[-1]
+
+
+def _load_steps(path: pathlib.Path, name: str, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
+    if not path.exists():
+        return ()
+    steps = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            logged = json.loads(line)
+            # A run that went on from a checkpoint logs some steps again: the later line holds.
+            steps[int(logged["step"])] = logged
+        except (ValueError, KeyError, TypeError):
+            notes.append(f"runs/{name}/metrics.jsonl:{number}: skipped, the line is cut off")
+    return tuple(steps[step] for step in sorted(steps))
+
+
+def number(value: Any) -> float | None:
+    """A finite float, or None for what is not (null, NaN, text, a list)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) else None
+
+
+def mean_counts(records: Iterable[Record], task: str) -> dict[str, float]:
+    """A task's counts on the test split and of cut training examples, averaged over runs."""
+    logged: dict[str, list[float]] = {}
+    for record in records:
+        results = record.results or {"test": {}}
+        counts = {k: v for k, v in results["test"].get(task, {}).items() if k in COUNTS}
+        cut = results.get("train", {}).get(task, {}).get("cut", {})
+        counts |= {f"train {feature} cut": value for feature, value in cut.items()}
+        for name, value in counts.items():
+            if number(value) is not None:
+                logged.setdefault(name, []).append(float(value))
+    order = [*(name for name in COUNTS if name in logged), *logged]
+    return {name: statistics.fmean(logged[name]) for name in order}
+
+
+def headlines(study: Study, variant: Variant) -> dict[str, str]:
+    """Each scored task's headline metric: the first that results.json gives, in task order.
+
+    A test-only task such as mnli_mismatched stands behind the task whose name it begins with.
+    """
+    records = [r for r in study.records if r.variant == variant]
+    first: dict[str, str] = {}
+    for record in records:
+        for task, metrics in (record.results or {"test": {}})["test"].items():
+            names = [metric for metric in metrics if metric not in COUNTS]
+            if names:
+                first.setdefault(task, names[0])
+    trained = list(dict.fromkeys(task for r in records for task in r.tasks))
+
+    def place(task: str) -> tuple[int, bool, str]:
+        owners = [i for i, t in enumerate(trained) if task == t or task.startswith(f"{t}_")]
+        return (owners[0] if owners else len(trained)), task not in trained, task
+
+    return {task: first[task] for task in sorted(first, key=place)}
+
+
+def conflict_groups(record: Record) -> tuple[str, ...]:
+    """The parameter groups whose conflict a run measured, as `encoder`."""
+    keys = dict.fromkeys(key for step in record.steps for key in step)
+    parts = [key.split("/") for key in keys if key.startswith("conflict/")]
+    return tuple(dict.fromkeys("/".join(p[1:-1]) for p in parts if len(p) > 2))
+
+
+def warm_up_end(record: Record) -> int:
+    """The step at which the learning rate is highest; a tenth of the steps where none is logged."""
+    rates = [(number(s.get("learning_rate")), s["step"]) for s in record.steps]
+    known = [(rate, -step) for rate, step in rates if rate is not None]
+    if known:
+        return -max(known)[1]
+    return math.ceil(WARM_UP * record.steps[-1]["step"]) if record.steps else 0

@@ -1,0 +1,221 @@
+"""Whole runs through gin, as a user starts them, on three tasks of the embedded benchmark."""
+
+import json
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mtl_t5x import checkpoints, data, main, run_log, step, train
+from mtl_t5x.models import architectures, t5
+from mtl_t5x.tasks import glue, vocabularies
+
+EXAMPLE = "gin/examples/mini_glue_text_to_text.gin"
+TASKS = ["glue_cola.default.semantic", "glue_rte.default.semantic", "glue_stsb.default.semantic"]
+LENGTHS = {"inputs": 32, "targets": 4}
+
+
+def bindings(folder: pathlib.Path, **macros) -> list[str]:
+    values = {
+        "MODEL_DIR": str(folder),
+        "MIXTURE_OR_TASK_NAME": TASKS,
+        "TASK_FEATURE_LENGTHS": LENGTHS,
+        "TRAIN_STEPS": 12,
+        "BATCH_SIZE": 4,
+        "CONFLICT_PERIOD": 5,
+        "LOG_PERIOD": 2,
+        "CHECKPOINT_PERIOD": 6,
+        **macros,
+    }
+    return ["step.adamw.warmup_steps=2", *(f"{name}={value!r}" for name, value in values.items())]
+
+
+def lines(folder: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("run")
+    main.run([EXAMPLE], bindings(folder))
+    return folder
+
+
+def test_run_folder(folder):
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.gin", "model-info.txt", "metrics.jsonl", "results.json"} <= names
+    assert {"checkpoint_6", "checkpoint_12", "inference_eval"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert "TRAIN_STEPS = 12" in (folder / "config.gin").read_text()
+    assert "encoder/layers_0/attention/query/kernel" in (folder / "model-info.txt").read_text()
+    predictions = folder / "inference_eval" / "glue_cola.default.semantic-000012.jsonl"
+    rows = [json.loads(line) for line in predictions.read_text().splitlines()]
+    assert len(rows) == 200 and {"input", "target", "prediction"} <= set(rows[0])
+
+
+def test_metrics(folder):
+    logged = lines(folder)
+    assert [line["step"] for line in logged] == [0, 2, 4, 5, 6, 8, 10]
+    measured = [line for line in logged if "conflict/encoder/cosine" in line]
+    assert [line["step"] for line in measured] == [0, 5, 10]
+    for line in measured:
+        cosine = np.array(line["conflict/encoder/cosine"])
+        np.testing.assert_allclose(np.diag(cosine), 1, rtol=1e-5)
+        np.testing.assert_allclose(cosine, cosine.T, rtol=1e-5)
+        off_diagonal = (cosine.sum() - 3) / 9
+        np.testing.assert_allclose(line["conflict/encoder/directional"], off_diagonal, atol=1e-6)
+        assert line["grad_norm/encoder/rte"] > 0 and line["conflict/encoder/magnitude"] > 0
+    total = sum(logged[0][f"loss/{name}"] for name in ("cola", "rte", "stsb"))
+    np.testing.assert_allclose(logged[0]["loss"], total, rtol=1e-6)
+    assert logged[-1]["loss"] < logged[0]["loss"]
+
+
+def test_results(folder):
+    results = json.loads((folder / "results.json").read_text())
+    assert results["step"] == 12 and results["tasks"] == ["cola", "rte", "stsb"]
+    assert results["train"]["cola"]["examples"] == 1900
+    assert list(results["test"]["cola"])[:2] == ["matthews_corrcoef", "unparsed"]
+    assert results["test"]["stsb"]["examples"] == 200 and results["dev"]["stsb"]["examples"] == 100
+    assert results["test"]["rte"]["targets_cut"] == 0
+
+
+def test_the_measured_step_changes_nothing_but_rounding(folder, tmp_path):
+    main.run([EXAMPLE], bindings(tmp_path, CONFLICT_PERIOD=0))
+    for a, b in zip(
+        jax.tree.leaves(parameters(folder, 12)), jax.tree.leaves(parameters(tmp_path, 12))
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def parameters(folder: pathlib.Path, at_step: int):
+    model = architectures.TextToText(a_config())
+    batch = data.empty_batch(3, LENGTHS)
+    shapes = jax.eval_shape(
+        lambda: step.init_state(jax.random.key(0), batch, model=model, optimizer=optax.identity())
+    )
+    return checkpoints.restore_params(str(folder / f"checkpoint_{at_step}"), shapes.params)[0]
+
+
+def a_config() -> t5.T5Config:
+    return t5.T5Config(
+        vocab_size=vocabularies.size("mini"),
+        emb_dim=64,
+        num_heads=4,
+        head_dim=16,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        mlp_dim=128,
+    )
+
+
+def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path):
+    class Interrupted(Exception):
+        pass
+
+    original = run_log.RunLog.add
+
+    def interrupt(self, at_step, *args, **kwargs):
+        original(self, at_step, *args, **kwargs)
+        if at_step == 8:
+            raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_log.RunLog, "add", interrupt)
+        with pytest.raises(Interrupted):
+            main.run([EXAMPLE], bindings(tmp_path))
+    assert not (tmp_path / "results.json").exists()
+    main.run([EXAMPLE], bindings(tmp_path))
+    for a, b in zip(
+        jax.tree.leaves(parameters(folder, 12)), jax.tree.leaves(parameters(tmp_path, 12))
+    ):
+        np.testing.assert_array_equal(a, b)
+    timeless = [
+        [{k: v for k, v in line.items() if k != "examples_per_second"} for line in lines(run)]
+        for run in (folder, tmp_path)
+    ]
+    assert timeless[0] == timeless[1]
+    once, again = (json.loads((run / "results.json").read_text()) for run in (folder, tmp_path))
+    assert once == again
+
+
+def test_eval_mode_repeats_the_results(folder):
+    before = json.loads((folder / "results.json").read_text())
+    (folder / "results.json").unlink()
+    main.run([EXAMPLE], bindings(folder), run_mode="eval")
+    after = json.loads((folder / "results.json").read_text())
+    assert after["test"] == before["test"] and after["dev"] == before["dev"]
+
+
+def test_initial_checkpoint(folder, tmp_path):
+    start = str(folder / "checkpoint_12")
+    main.run(
+        [EXAMPLE],
+        bindings(tmp_path, INITIAL_CHECKPOINT_PATH=start, TRAIN_STEPS=3, LOG_PERIOD=1),
+    )
+    assert lines(tmp_path)[0]["loss"] < 0.8 * lines(folder)[0]["loss"]
+
+
+def test_cut_targets_are_in_the_log_and_the_results(tmp_path, caplog):
+    with caplog.at_level("WARNING", logger="mtl_t5x"):
+        logging_propagates = bindings(
+            tmp_path, TASK_FEATURE_LENGTHS={"inputs": 32, "targets": 2}, TRAIN_STEPS=3
+        )
+        main.run([EXAMPLE], logging_propagates)
+    results = json.loads((tmp_path / "results.json").read_text())
+    cut = results["train"]["stsb"]["cut"]["targets"]
+    assert cut > 1000 and f"{cut} of 1900 train examples have their targets cut" in caplog.text
+    assert results["test"]["stsb"]["targets_cut"] > 100
+
+
+def test_a_loss_that_is_not_a_number(tmp_path):
+    glue.register()
+    tasks = data.find_tasks(TASKS)
+    vocabulary = tasks[1].output_features["targets"].vocabulary
+    bad_token = vocabulary.encode("not_entailment")[0]
+
+    class Exploding(architectures.TextToText):
+        """The loss of the second task is NaN where a batch begins with one certain answer."""
+
+        def __call__(self, batch, **kwargs):
+            losses = super().__call__(batch, **kwargs)
+            bad = batch["decoder_target_tokens"][1, 0, 0] == bad_token
+            return losses.at[1].set(jnp.where(bad, jnp.nan, losses[1]))
+
+    batches = data.train_batches(tasks, LENGTHS, 4, seed=3)
+    expected = next(
+        i for i, batch in enumerate(batches) if batch["decoder_target_tokens"][1, 0, 0] == bad_token
+    )
+    assert 0 < expected < 30, "the test wants a step that isn't the first: take another seed"
+    with pytest.raises(run_log.TrainingDivergedError, match=f"step {expected}: the loss of rte"):
+        train.train(
+            model_dir=str(tmp_path),
+            model=Exploding(a_config()),
+            optimizer=step.adamw(1e-3, 1, 30),
+            tasks=tasks,
+            task_feature_lengths=LENGTHS,
+            batch_size=4,
+            train_steps=30,
+            random_seed=3,
+            eval_period=0,
+            checkpoint_period=1,
+            conflict_period=0,
+            log_period=100,
+            eval_batch_size=4,
+        )
+    steps = sorted(int(p.name.split("_")[1]) for p in tmp_path.glob("checkpoint_*"))
+    assert steps == list(range(1, expected + 1)), "the checkpoints before the bad step stay"
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_a_mixture_without_train_split():
+    glue.register()
+    only_test = data.find_tasks("glue_mnli_mismatched.default.semantic")
+    with pytest.raises(ValueError, match="mnli_mismatched.*has a train split"):
+        train.train(
+            model_dir="unused", model=None, optimizer=None, tasks=only_test,
+            task_feature_lengths=LENGTHS, batch_size=4, train_steps=1, random_seed=0,
+            eval_period=0, checkpoint_period=0, conflict_period=0, log_period=1, eval_batch_size=4,
+        )  # fmt: skip

@@ -206,5 +206,5 @@ def empty_batch(num_tasks: int, feature_lengths: FeatureLengths) -> dict[str, np
         "encoder_input_tokens": np.zeros(inputs, np.int32),
         "decoder_input_tokens": np.zeros(targets, np.int32),
         "decoder_target_tokens": np.zeros(targets, np.int32),
-        "decoder_loss_weights": np.zeros(targets, np.float32),
+        "decoder_loss_weights": np.zeros(targets, np.int32),
     }

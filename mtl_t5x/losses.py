@@ -5,13 +5,13 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 
 def token_cross_entropy(
     logits: Float[Array, "task batch length vocab"],
     targets: Int[Array, "task batch length"],
-    weights: Float[Array, "task batch length"],
+    weights: Num[Array, "task batch length"],
     z_loss: float = 0.0,
 ) -> Float[Array, " task"]:
     """Mean cross-entropy in nats over each task's own target tokens.

@@ -52,14 +52,14 @@ def run(
     gin.clear_config(clear_constants=True)
     for path in (*gin_search_paths, ROOT):
         gin.add_config_file_search_path(path)
-    gin.parse_config_files_and_bindings(list(gin_files), list(gin_bindings), finalize_config=True)
     try:
+        gin.parse_config_files_and_bindings(list(gin_files), list(gin_bindings))
         model_dir = _macro("MODEL_DIR")
         os.makedirs(model_dir, exist_ok=True)
         _write_config(model_dir, gin.config_str())
         gin.get_configurable(RUN_MODES[run_mode])()
         _write_config(model_dir, gin.operative_config_str())
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError) as error:
         if name := _unset_macro(error):
             raise ValueError(_UNSET.format(name=name)) from error
         raise
@@ -89,15 +89,19 @@ def _macro(name: str) -> Any:
         value = gin.query_parameter(f"%{name}")
     except ValueError as error:
         raise ValueError(_UNSET.format(name=name)) from error
-    if isinstance(value, gin.config.ConfigurableReference):  # %gin.REQUIRED
-        raise ValueError(_UNSET.format(name=name))
     return value
 
 
 def _unset_macro(error: Exception) -> str | None:
     """The macro that gin found without a value, if that is what the error is about."""
-    match = re.search(r"configurable 'macro'.* in scope '(\w+)'", str(error))
-    return match and match.group(1)
+    for pattern in (
+        r"^No bindings specified for '(\w+)/gin\.macro'",
+        r"^(\w+)/macro\.value set to `%gin\.REQUIRED`",
+        r"configurable 'macro'.* in scope '(\w+)'",
+    ):
+        if match := re.search(pattern, str(error)):
+            return match.group(1)
+    return None
 
 
 def _write_config(model_dir: str, text: str) -> None:

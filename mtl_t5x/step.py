@@ -96,10 +96,10 @@ def train_step(
         (losses, _), grads = gradients.gradient(loss_fn, state.params)
         grams = {}
     new_state = state.apply_gradients(grads=grads)
-    hyperparams = optax.tree_utils.tree_get(new_state.opt_state, "hyperparams", default={})
+    hyperparams = optax.tree.get(new_state.opt_state, "hyperparams", default={})
     metrics = {
         "loss": losses,
-        "grad_norm": optax.global_norm(grads),
+        "grad_norm": optax.tree.norm(grads),
         "learning_rate": hyperparams.get("learning_rate", jnp.nan),
         "conflict": {group: conflict.numbers(gram) for group, gram in grams.items()},
     }

@@ -104,7 +104,8 @@ def train(
         output_dir=os.path.join(model_dir, evaluate.PREDICTIONS),
     )
     names = data.short_names(trained)
-    with RunLog(model_dir, names, len(names) * batch_size, start, train_steps) as log:
+    log = RunLog(model_dir, names, len(names) * batch_size, start, train_steps)
+    with manager, log:
         for current in range(start, train_steps):
             measured = conflict_period > 0 and current % conflict_period == 0
             batch = jax.tree.map(jnp.asarray, next(batches))
@@ -118,8 +119,6 @@ def train(
                 checkpoints.save(manager, state)
             if _due(done, eval_period) and done < train_steps:
                 evaluate_split(state.params, split="validation", step=done)
-    manager.wait_until_finished()
-    manager.close()
     return evaluate.write_results(
         model_dir,
         step=int(state.step),

@@ -82,7 +82,8 @@ FILES = {
         f"WIKI_0\t2\n{SENTENCE}\n"
         "2\tfed\t2\nwho\t_\t_\tfed\tsomething\t_\t_\t?\tThe chef ### chef\n"
         "where\tdid\tsomeone\tfeed\tsomething\t_\t_\t?\tin the kitchen\n"
-        "0\tcook\t0\n\nWIKI_1\t1\nIt rains .\n1\trains\t1\nwhat\t_\t_\trains\t_\t_\t_\t?\tIt\n"
+        "0\tcook\t0\n\nWIKI_1\t1\n`` It rains .''\n1\trains\t1\n"
+        "what\t_\t_\trains\t_\t_\t_\t?\t`` It\n"
     ),
     "zre/relation_splits/train.0": (
         "job\tWhat does XXX do?\tAnna\tAnna is a chef and a baker .\tchef\tbaker\n"
@@ -168,6 +169,7 @@ def test_question_tasks(folder):
     assert [row["question"] for row in rows] == questions
     assert rows[0]["answers"] == ["The chef", "chef"]
     assert [row["answer_start"] for row in rows] == [0, SENTENCE.index("in the"), 0]
+    assert (rows[2]["context"], rows[2]["answer"]) == ('" It rains ."', '" It')
 
     rows = load(folder, "zre").rows
     assert [row["answer"] for row in rows] == ["chef, baker", "unanswerable", "chef"]
@@ -262,7 +264,9 @@ def test_woz_tells_what_a_turn_changes(folder):
     ]
     assert [(row["dialogue"], row["turn"]) for row in rows] == [(0, 0), (0, 1), (0, 2)]
     for row in rows:
-        assert decanlp_woz.to_text(decanlp_woz.parse(row["answer"])).lower() == row["answer"].lower()
+        assert (
+            decanlp_woz.to_text(decanlp_woz.parse(row["answer"])).lower() == row["answer"].lower()
+        )
 
 
 @pytest.mark.parametrize("text", ["", ";", "food: thai", "food thai;", "food: ;", "a: b; c; d"])
@@ -403,9 +407,7 @@ LONG = {"train": "training", "validation": "validation", "test": "test"}
 def test_real_files_give_the_rows_that_they_hold(shared):
     root = shared / "data" / "decanlp"
     expected = counted(root)
-    found = {
-        (task, split): decanlp_files.load(str(root), task, split) for task, split in expected
-    }
+    found = {(task, split): decanlp_files.load(str(root), task, split) for task, split in expected}
     assert {
         key: (len(loaded.rows), sum(loaded.dropped.values())) for key, loaded in found.items()
     } == expected

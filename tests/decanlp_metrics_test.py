@@ -10,7 +10,10 @@ import pytest
 
 from mtl_t5x.tasks import decanlp_metrics as metrics
 
-WORDS = "The a an and dog dogs, ran! ran; quick-fox It's % Éa 3.5 unanswerable".split()
+WORDS = (
+    "The", "a", "an", "and", "dog", "dogs,", "ran!", "ran;", "quick-fox", "It's", "%", "Éa", "3.5",
+    "unanswerable",
+)  # fmt: skip
 
 
 def sentences(count, seed):

@@ -19,8 +19,10 @@ LAYERS = (
     ("evaluate",),
     ("train",),
     ("main",),
-    ("report_folders", "report_tables"),
-    ("report_plots", "report_html"),
+    ("report_folders",),
+    ("report_tables",),
+    ("report_plots",),
+    ("report_html",),
     ("report",),
     ("study",),
 )

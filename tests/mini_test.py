@@ -228,7 +228,7 @@ def test_classes_are_nearly_balanced(task, split):
 
 def test_the_rows_are_the_same_on_every_machine():
     text = json.dumps([mini.rows(task, split) for task, split in EVERY_SPLIT], sort_keys=True)
-    assert zlib.crc32(text.encode()) == 0
+    assert zlib.crc32(text.encode()) == 2609697721
     assert mini.rows("rte", "train", seed=1) != mini.rows("rte", "train")
 
 

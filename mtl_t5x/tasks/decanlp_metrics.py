@@ -2,6 +2,10 @@
 
 Targets and predictions are what `decanlp_postprocessors` makes. An empty text and a query or
 state change that cannot be read are unparsed: they are wrong everywhere, whatever the target.
+
+A right answer scores 100, but for those with characters that the vocabulary lacks or rewrites
+(T5's has no `Ö` and no `ş`, and writes `½` as `1⁄2`), summaries of one word, in which ROUGE-2
+finds no pair, and translations of less than four words in all, in which BLEU finds no 4-gram.
 """
 
 from __future__ import annotations

@@ -84,9 +84,15 @@ def sst(sentence: str, label: int) -> Row:
 def srl(sentence: str, question: str, answers: Sequence[str]) -> Row:
     """A question about a verb's role; the first answer is the target.
 
-    The sentence stays as its file has it, tokenised; decaNLP glues the tokens together.
+    The sentence stays tokenised as its file has it, but with plain quotation marks, as T5's
+    vocabulary lacks ``; decaNLP leaves them out and glues the tokens together.
     """
+    sentence, *answers = (_plain_quotes(text) for text in (sentence, *answers))
     return _row(sentence, question, answers, find(sentence, answers[0]))
+
+
+def _plain_quotes(text: str) -> str:
+    return text.replace("``", '"').replace("''", '"')
 
 
 def zre(sentence: str, question: str, answers: Sequence[str]) -> Row:

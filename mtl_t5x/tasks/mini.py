@@ -117,7 +117,7 @@ def _mrpc(draw: Draw, label: int) -> Row:
     first = grammar.event(draw, *draw.shuffled(("place", "time", "manner"))[:1])
     second = first
     if not label:
-        kind = draw.weighted({"topic": 0.4, "roles": 0.25, "role": 0.15, "negation": 0.2})
+        kind = draw.weighted({"topic": 0.45, "roles": 0.25, "role": 0.1, "negation": 0.2})
         core = draw.shuffled(("subject", "verb", "thing"))
         if kind == "topic":
             second = _elsewhere(draw, first)
@@ -202,8 +202,8 @@ def _qnli(draw: Draw, label: int) -> Row:
     if kind == "topic":
         sentence = _elsewhere(draw, sentence)
     elif kind == "role":
-        changed = draw.pick(["verb", "thing"] if role == "subject" else ["subject", "verb", "thing"])
-        sentence = grammar.change(draw, sentence, changed)
+        told_roles = [name for name in ("subject", "verb", "thing") if name != role]
+        sentence = grammar.change(draw, sentence, draw.pick(told_roles))
     elif kind == "missing" and asked:
         sentence = grammar.fill(draw, sentence.replace(**{asked: ""}), draw.pick(others))
     sentence = grammar.reword(draw, sentence, 0.2)
@@ -235,19 +235,23 @@ def _without(draw: Draw, sentence: Sentence, keep: tuple[str, ...] = ()) -> Sent
     return sentence.replace(**dict.fromkeys(dropped, ""))
 
 
+def _reworded(draw: Draw, sentence: Sentence) -> str:
+    voice = draw.weighted({grammar.active: 0.75, grammar.passive: 0.25})
+    return voice(grammar.reword(draw, sentence, 0.25))
+
+
 def _entailed(draw: Draw, premise: Sentence) -> str:
     """Less is said, in other words."""
     if draw.chance(0.1) and not premise.negation:
         return grammar.active(_without(draw, premise).replace(subject="somebody"))
     kept = premise if premise.negation else _without(draw, premise)
-    voice = draw.weighted({grammar.active: 0.75, grammar.passive: 0.25})
-    return voice(grammar.reword(draw, kept, 0.25))
+    return _reworded(draw, kept)
 
 
 def _unknown(draw: Draw, premise: Sentence) -> str:
     """A modifier that the premise lacks, or an event that it doesn't tell of."""
     sentence = _without(draw, premise)
-    kind = draw.weighted({"topic": 0.45, "reason": 0.25, "modifier": 0.2, "event": 0.1})
+    kind = draw.weighted({"topic": 0.5, "reason": 0.28, "modifier": 0.15, "event": 0.07})
     if kind == "topic":
         return grammar.active(_elsewhere(draw, sentence.replace(negation="")))
     if kind == "event":
@@ -261,11 +265,7 @@ def _denied(draw: Draw, premise: Sentence) -> str:
     """The negation, or the opposite of a modifier, or another place or time."""
     if premise.negation:
         return grammar.active(premise.replace(negation=""))
-    gradable = [
-        role for role in _present(premise) if role in ("subject_adjective", "thing_adjective", "manner")
-    ]
-    kind = draw.weighted({"negation": 0.6, "modifier": 0.4})
-    if kind == "negation":
+    if draw.chance(0.72):
         sentence = grammar.reword(draw, _without(draw, premise), 0.2)
         how = draw.pick(["not", "never", "nobody"])
         if how == "nobody":
@@ -273,11 +273,10 @@ def _denied(draw: Draw, premise: Sentence) -> str:
         return grammar.active(sentence.replace(negation=how))
     role = draw.pick(_present(premise))
     sentence = _without(draw, premise, keep=(role,))
-    if role in gradable:
-        return grammar.active(
-            sentence.replace(**{role: lexicon.opposite(getattr(sentence, role))})
-        )
-    return grammar.active(grammar.change(draw, sentence, role))
+    if role in ("place", "time"):
+        return grammar.active(grammar.change(draw, sentence, role))
+    opposite = lexicon.opposite(getattr(sentence, role))
+    return grammar.active(sentence.replace(**{role: opposite}))
 
 
 HYPOTHESES = (_entailed, _unknown, _denied)
@@ -310,7 +309,7 @@ def _rte(draw: Draw, label: int) -> Row:
     if not label:
         hypothesis = _entailed(draw, premise)
     else:
-        kind = draw.weighted({"unknown": 0.4, "denied": 0.3, "topic": 0.22, "role": 0.08})
+        kind = draw.weighted({"unknown": 0.37, "denied": 0.32, "topic": 0.25, "role": 0.06})
         if kind in ("unknown", "denied"):
             hypothesis = {"unknown": _unknown, "denied": _denied}[kind](draw, premise)
         else:
@@ -319,8 +318,7 @@ def _rte(draw: Draw, label: int) -> Row:
                 other = _elsewhere(draw, other)
             else:
                 other = grammar.change(draw, other, draw.pick(["subject", "verb", "thing"]))
-            voice = draw.weighted({grammar.active: 0.75, grammar.passive: 0.25})
-            hypothesis = voice(grammar.reword(draw, other, 0.25))
+            hypothesis = _reworded(draw, other)
     return {"sentence1": grammar.active(premise), "sentence2": hypothesis}
 
 
@@ -385,9 +383,10 @@ def _fresh(
     make: Callable[[Draw, int], Row], draw: Draw, label: int, seen: set[tuple[str, ...]]
 ) -> Row:
     """A row whose texts were not seen yet, in either order."""
-    while True:
+    for _ in range(1000):
         row = make(draw, label)
         texts = tuple(sorted(value for value in row.values() if isinstance(value, str)))
         if texts not in seen and len(set(texts)) == len(texts):
             seen.add(texts)
             return row
+    raise RuntimeError(f"found no new text in 1000 draws for label {label} by {make.__name__}")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from mtl_t5x.tasks import decanlp_rows, decanlp_wikisql, mini
+from mtl_t5x.tasks import decanlp_prompts, decanlp_rows, decanlp_wikisql, mini, prompts
 from mtl_t5x.tasks import mini_decanlp_words as words
 from mtl_t5x.tasks import mini_grammar as grammar
 from mtl_t5x.tasks import mini_lexicon as lexicon
@@ -301,10 +301,9 @@ def _made(task: str, seed: int) -> dict[str, list[Row]]:
 
 def texts() -> Iterator[str]:
     """What a vocabulary should know: each training input under both prompts, and each answer."""
-    from mtl_t5x.tasks import decanlp_prompts, prompts
-
+    known = prompts.PROMPTS[decanlp_prompts.BENCHMARK]
     for task in TASKS:
         for row in rows(task, "train"):
             for prompt in ("null", "default"):
-                yield prompts.PROMPTS[decanlp_prompts.BENCHMARK][prompt][task][0].text.format(**row)
+                yield known[prompt][task][0].text.format(**row)
             yield row["answer"]

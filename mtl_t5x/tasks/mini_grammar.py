@@ -100,8 +100,13 @@ def change(draw: Draw, sentence: Sentence, *roles: str) -> Sentence:
     return sentence
 
 
-def event(draw: Draw, *roles: str, names: float = 0.2, topic: lexicon.Topic | None = None):
-    """A sentence with a subject, a verb, a thing and the further `roles`."""
+def event(
+    draw: Draw, *roles: str, names: float = 0.2, topic: lexicon.Topic | None = None
+) -> Sentence:
+    """A sentence with a subject, a verb, a thing and the further `roles`.
+
+    Its subject is a name with probability `names`; the topic is drawn where none is given.
+    """
     topic = topic or draw.pick(lexicon.TOPICS)
     subject = draw.pick(lexicon.NAMES if draw.chance(names) else topic.people)
     bare = Sentence(topic, subject, draw.pick(topic.verbs), draw.pick(topic.things))

@@ -37,7 +37,8 @@ _TOPICS = (
     " | car~automobile truck bicycle~bike engine~motor | garage street~road",
     "office | lawyer~attorney manager~boss clerk | review~study approve~accept sign send"
     " | contract~agreement report plan file | office bank",
-    "theater | actor~performer singer~vocalist dancer | rehearse~practice praise~applaud record announce"
+    "theater | actor~performer singer~vocalist dancer"
+    " | rehearse~practice praise~applaud record announce"
     " | song~tune film~movie concert show | theater studio",
 )  # fmt: skip
 

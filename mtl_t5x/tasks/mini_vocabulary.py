@@ -97,7 +97,7 @@ def train() -> bytes:
 
 
 def _word_counts(lines: Iterable[str]) -> collections.Counter[str]:
-    """Counts of words as pieces: `sentence1:` keeps its colon, of numbers the first digit counts."""
+    """Counts of words as pieces: `sentence1:` keeps its colon, a number gives its first digit."""
     counts: collections.Counter[str] = collections.Counter()
     for line in lines:
         for word in line.split():

@@ -20,9 +20,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.prompts = ("default",)
     config.labels = ("semantic",)
     config.seeds = (0, 1)
-    config.train_steps = 300
+    config.train_steps = 900
     config.single_task_steps = config.get_oneway_ref("train_steps")
-    config.conflict_period = 10
+    config.conflict_period = 20
     config.gin_files = {"text_to_text": "gin/examples/mini_glue_text_to_text.gin"}
     return config
 

@@ -23,3 +23,42 @@ def token_cross_entropy(
     if z_loss:
         entropy = entropy + z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2
     return jnp.sum(entropy * weights, axis=(1, 2)) / jnp.sum(weights, axis=(1, 2))
+
+
+def classification(
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, ""]:
+    """Mean cross-entropy in nats."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def regression(scores: Float[Array, " batch"], labels: Float[Array, " batch"]) -> Float[Array, ""]:
+    """Mean squared error."""
+    return jnp.mean((scores - labels) ** 2)
+
+
+def span(
+    start: Float[Array, "batch length"],
+    end: Float[Array, "batch length"],
+    positions: Int[Array, "batch 2"],
+) -> Float[Array, ""]:
+    """Cross-entropy of the first and the last token, averaged over both and over the batch.
+
+    `positions` is -1 where there is no span: such a row counts as 0 in the mean over the batch.
+    """
+    known = positions[:, 0] >= 0
+    entropy = optax.softmax_cross_entropy_with_integer_labels(
+        jnp.stack([start, end]), jnp.maximum(positions.T, 0)
+    )
+    return jnp.mean(jnp.where(known, jnp.mean(entropy, axis=0), 0.0))
+
+
+def optional_span(
+    start: Float[Array, "batch length"],
+    end: Float[Array, "batch length"],
+    answerable: Float[Array, "batch 2"],
+    positions: Int[Array, "batch 2"],
+    labels: Int[Array, " batch"],
+) -> Float[Array, ""]:
+    """Cross-entropies of first token, last token and whether there is an answer, divided by 3."""
+    return (2 * span(start, end, positions) + classification(answerable, labels)) / 3

@@ -1,26 +1,29 @@
 """The architectures that are compared, on one shared encoder and input embedding.
 
 Each maps a batch of every task, `[task, batch, length]` under SeqIO's names for encoder-decoder
-models, to a loss per task.
+models, to a loss per task. `for_task` gives the model and the parameters that answer one task.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from mtl_t5x import losses
+from mtl_t5x import heads, losses
 from mtl_t5x.models import layers, t5
 
 PAD_ID = 0
 Batch = Mapping[str, Array]
+Params = Mapping[str, Any]
 
 
-class TextToText(nn.Module):
-    """One encoder and one decoder for all tasks: a task is told by its text alone."""
+class Shared(nn.Module):
+    """What all architectures share: the input embedding and the encoder."""
 
     config: t5.T5Config
     z_loss: float = 0.0
@@ -30,6 +33,19 @@ class TextToText(nn.Module):
             self.config.vocab_size, self.config.emb_dim, jnp.dtype(self.config.dtype)
         )
         self.encoder = t5.Encoder(self.config)
+
+    def encode(
+        self, inputs: Int[Array, "*batch length"], *, deterministic: bool = True
+    ) -> Float[Array, "*batch length embed"]:
+        embedded = self.token_embedder(inputs)
+        return self.encoder(embedded, inputs != PAD_ID, deterministic=deterministic)
+
+
+class TextToText(Shared):
+    """One encoder and one decoder for all tasks: a task is told by its text alone."""
+
+    def setup(self):
+        super().setup()
         self.decoder = t5.Decoder(self.config)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, " task"]:
@@ -42,12 +58,6 @@ class TextToText(nn.Module):
         return losses.token_cross_entropy(
             logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss
         )
-
-    def encode(
-        self, inputs: Int[Array, "*batch length"], *, deterministic: bool = True
-    ) -> Float[Array, "*batch length embed"]:
-        embedded = self.token_embedder(inputs)
-        return self.encoder(embedded, inputs != PAD_ID, deterministic=deterministic)
 
     def logits(
         self,
@@ -81,3 +91,191 @@ class TextToText(nn.Module):
             position=position,
             max_decode_length=max_decode_length,
         )
+
+    def for_task(self, params: Params, task: int) -> tuple[TextToText, Params]:
+        """The same model answers every task."""
+        del task
+        return self, params
+
+    def head(self, task: int) -> heads.Head:
+        """What answers the task."""
+        del task
+        return heads.Decoder()
+
+
+class TextToTextID(Shared):
+    """A decoder per task, told by the task's number: the parameters are `[task, …]`.
+
+    All decoders start equal, from the pretrained one where there is one.
+    """
+
+    def setup(self):
+        super().setup()
+        self.decoder = t5.Decoder(self.config)
+
+    def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, " task"]:
+        """The mean token cross-entropy of each task under its own decoder."""
+        inputs = batch["encoder_input_tokens"]
+        encoded = self.encode(inputs, deterministic=deterministic)
+        logits = _decode_each(
+            self.decoder,
+            self.token_embedder(batch["decoder_input_tokens"]),
+            encoded,
+            inputs != PAD_ID,
+            deterministic,
+        )
+        return losses.token_cross_entropy(
+            logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss
+        )
+
+    def for_task(self, params: Params, task: int) -> tuple[TextToText, Params]:
+        """A text-to-text model with the task's decoder."""
+        decoder = jax.tree.map(lambda weight: weight[task], params["decoder"])
+        return TextToText(self.config, self.z_loss), {**params, "decoder": decoder}
+
+    def head(self, task: int) -> heads.Head:
+        """What answers the task."""
+        del task
+        return heads.Decoder()
+
+
+class Canonical(Shared):
+    """A head per task on the encoding, as `heads` says in the order of the tasks.
+
+    Classification and regression are linear on the mean of the encoding, spans are linear pointers
+    over its positions; tasks that are answered in text have a decoder of their own each.
+    """
+
+    heads: tuple[heads.Head, ...] = ()
+
+    def setup(self):
+        super().setup()
+        self.outputs = [
+            None if isinstance(head, heads.Decoder) else _Outputs(head, name=f"head_{i}")
+            for i, head in enumerate(self.heads)
+        ]
+        if self._decoded:
+            self.decoder = t5.Decoder(self.config)
+
+    @property
+    def _decoded(self) -> tuple[int, ...]:
+        """The tasks with a decoder, in the order of the decoders."""
+        return tuple(i for i, head in enumerate(self.heads) if isinstance(head, heads.Decoder))
+
+    def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, " task"]:
+        """Each task's loss: cross-entropy, squared error, or token cross-entropy."""
+        inputs = batch["encoder_input_tokens"]
+        if inputs.shape[0] != len(self.heads):
+            raise ValueError(f"{inputs.shape[0]} tasks, but Canonical.heads has {len(self.heads)}")
+        encoded = self.encode(inputs, deterministic=deterministic)
+        by_task = {
+            i: _head_loss(
+                head,
+                self.outputs[i](encoded[i], inputs[i] != PAD_ID),
+                batch[heads.FEATURE][i],
+            )
+            for i, head in enumerate(self.heads)
+            if not isinstance(head, heads.Decoder)
+        }
+        if self._decoded:
+            rows = jnp.array(self._decoded)
+            logits = _decode_each(
+                self.decoder,
+                self.token_embedder(batch["decoder_input_tokens"])[rows],
+                encoded[rows],
+                inputs[rows] != PAD_ID,
+                deterministic,
+            )
+            decoded = losses.token_cross_entropy(
+                logits,
+                batch["decoder_target_tokens"][rows],
+                batch["decoder_loss_weights"][rows],
+                self.z_loss,
+            )
+            by_task |= dict(zip(self._decoded, decoded, strict=True))
+        return jnp.stack([by_task[i] for i in range(len(self.heads))])
+
+    def predict(self, inputs: Int[Array, "batch length"], task: int) -> dict[str, Array]:
+        """What the head of a task computes, by name, as `heads.answer` takes it."""
+        return self.outputs[task](self.encode(inputs), inputs != PAD_ID)
+
+    def for_task(self, params: Params, task: int) -> tuple[TextToText, Params]:
+        """A text-to-text model with the task's decoder, for a task that has one."""
+        place = self._decoded.index(task)
+        decoder = jax.tree.map(lambda weight: weight[place], params["decoder"])
+        return TextToText(self.config, self.z_loss), {**params, "decoder": decoder}
+
+    def head(self, task: int) -> heads.Head:
+        """What answers the task."""
+        return self.heads[task]
+
+
+class _Outputs(nn.Module):
+    """The linear outputs of one head, in float32."""
+
+    head: heads.Head
+
+    @nn.compact
+    def __call__(
+        self, encoded: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]
+    ) -> dict[str, Array]:
+        encoded = encoded.astype(jnp.float32)
+        weights = mask[..., None].astype(jnp.float32)
+        mean = jnp.sum(encoded * weights, axis=1) / jnp.sum(weights, axis=1)
+        if isinstance(self.head, heads.Classification):
+            return {"logits": _linear(self.head.num_classes, "logits")(mean)}
+        if isinstance(self.head, heads.Regression):
+            return {"score": _linear(1, "score")(mean)[:, 0]}
+        pointers = _linear(2, "span")(encoded)
+        start, end = jnp.where(weights > 0, pointers, layers.MASKED).transpose(2, 0, 1)
+        outputs = {"start": start, "end": end}
+        if self.head.no_answer is not None:
+            outputs["answerable"] = _linear(2, "answerable")(mean)
+        return outputs
+
+
+def _linear(features: int, name: str) -> nn.Dense:
+    init = nn.with_logical_partitioning(layers.fan_in_normal(), ("embed", "head"))
+    return nn.Dense(features, kernel_init=init, name=name)
+
+
+def _head_loss(
+    head: heads.Head,
+    outputs: Mapping[str, Array],
+    targets: Float[Array, "batch 3"],
+) -> Float[Array, ""]:
+    label, positions = targets[:, 0], targets[:, 1:].astype(jnp.int32)
+    if isinstance(head, heads.Classification):
+        return losses.classification(outputs["logits"], label.astype(jnp.int32))
+    if isinstance(head, heads.Regression):
+        return losses.regression(outputs["score"], label)
+    if head.no_answer is None:
+        return losses.span(outputs["start"], outputs["end"], positions)
+    return losses.optional_span(
+        outputs["start"],
+        outputs["end"],
+        outputs["answerable"],
+        positions,
+        label.astype(jnp.int32),
+    )
+
+
+def _decode_each(
+    decoder: t5.Decoder,
+    embedded: Float[Array, "task batch length embed"],
+    encoded: Float[Array, "task batch inputs_length embed"],
+    mask: Bool[Array, "task batch inputs_length"],
+    deterministic: bool,
+) -> Float[Array, "task batch length vocab"]:
+    """Logits of each task under its own copy of the decoder; the copies start equal."""
+
+    def one(decoder, embedded, encoded, mask):
+        return decoder(embedded, encoded, mask, deterministic=deterministic)
+
+    each = nn.vmap(
+        one,
+        variable_axes={"params": 0},
+        split_rngs={"params": False, "dropout": True},
+        metadata_params={nn.PARTITION_NAME: "task"},
+    )
+    return each(decoder, embedded, encoded, mask)

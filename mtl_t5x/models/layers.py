@@ -134,7 +134,7 @@ class Attention(nn.Module):
 
     `cache` is None, or "self" or "cross" while decoding: keys and values then live in the variable
     collection `cache`. Self attention appends one position a call at `position`; cross attention
-    projects the encoding in the first call only. The mask is over the keys, or over the whole cache.
+    projects the encoding in the first call only. The mask is over the keys or the whole cache.
     """
 
     num_heads: int

@@ -1,0 +1,200 @@
+"""How a task is answered where it isn't by the shared decoder: the kinds of heads, as data.
+
+A task says its kind by an attribute `head` of its SeqIO postprocessor; a task that says nothing is
+answered in text by a decoder of its own. What a head learns from is read off the task's examples,
+and what it predicts is turned into text again, so prompts, postprocessors and metrics are the same
+for every architecture. This module knows no JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+# What `with_targets` adds to every example: a class, score or answerability; first and last token
+# of the span. -1 where there is none.
+FEATURE = "head_targets"
+NUM_TARGETS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoder:
+    """A decoder of the task's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """A class by its index, from the example's `label`; answered by the class's word."""
+
+    num_classes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Regression:
+    """A number, from the example's `label`; answers are kept within [low, high]."""
+
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A span of the input, from `answer_start`, an offset in `inputs_pretokenized`.
+
+    `no_answer` is the answer's text where there is no span; None where there always is one.
+    """
+
+    no_answer: str | None = None
+
+
+Head = Decoder | Classification | Regression | Span
+
+
+def of(task: seqio.Task) -> Head:
+    """The kind of head that a task asks for."""
+    return getattr(task.postprocessor, "head", Decoder())
+
+
+def token_offsets(vocabulary: seqio.Vocabulary, text: str) -> list[tuple[int, int]]:
+    """(begin, end) in characters of `text` for each of its tokens.
+
+    Raises:
+      ValueError: a kind of vocabulary that doesn't tell where its tokens come from.
+    """
+    if isinstance(vocabulary, seqio.SentencePieceVocabulary):
+        pieces = vocabulary.tokenizer.encode(text, out_type="immutable_proto").pieces
+        return [(piece.begin, piece.end) for piece in pieces]
+    if isinstance(vocabulary, seqio.ByteVocabulary):
+        return [(i, i + 1) for i, character in enumerate(text) for _ in character.encode()]
+    raise ValueError(
+        f"spans can't be found on tokens of a {type(vocabulary).__name__}: use a SentencePiece "
+        "or byte vocabulary for tasks that are answered by a span"
+    )
+
+
+def find_span(
+    offsets: Sequence[tuple[int, int]], start: int, length: int
+) -> tuple[int, int] | None:
+    """First and last of the tokens that overlap the `length` characters from `start` on."""
+    inside = [
+        i for i, (begin, end) in enumerate(offsets) if end > start and begin < start + length
+    ]
+    return (inside[0], inside[-1]) if inside and length else None
+
+
+def with_targets(
+    dataset: tf.data.Dataset, task: seqio.Task, inputs_length: int | None
+) -> tf.data.Dataset:
+    """Adds `head_targets`, [3] float32, to every example of a task.
+
+    A span that isn't in the text, or that the cut to `inputs_length` tokens (None: no cut) leaves
+    incomplete, is (-1, -1): the head learns nothing from such an example.
+
+    Raises:
+      ValueError: the examples lack what the head learns from.
+    """
+    head = of(task)
+    if isinstance(head, Classification | Regression):
+        _require(dataset, task, head, "label")
+
+        def targets(example):
+            label = tf.cast(example["label"], tf.float32)
+            return tf.stack([label, -1.0, -1.0])
+
+    elif isinstance(head, Span):
+        _require(dataset, task, head, "answer_start")
+        vocabulary = task.output_features["inputs"].vocabulary
+
+        def locate(inputs: bytes, answer: bytes, start: int) -> np.ndarray:
+            answer = answer.decode()
+            answerable = answer != head.no_answer
+            found = None
+            if answerable and start >= 0:
+                offsets = token_offsets(vocabulary, inputs.decode())
+                found = find_span(offsets, start, len(answer))
+                # The last token that is kept is the end of the sequence.
+                if found and inputs_length is not None and found[1] >= inputs_length - 1:
+                    found = None
+            return np.array([answerable, *(found or (-1, -1))], np.float32)
+
+        def targets(example):
+            text = (example["inputs_pretokenized"], example["targets_pretokenized"])
+            return tf.numpy_function(locate, (*text, example["answer_start"]), tf.float32)
+
+    else:
+
+        def targets(example):
+            return -tf.ones([NUM_TARGETS])
+
+    return dataset.map(
+        lambda example: {**example, FEATURE: tf.ensure_shape(targets(example), [NUM_TARGETS])},
+        num_parallel_calls=tf.data.AUTOTUNE,
+    )
+
+
+def _require(dataset: tf.data.Dataset, task: seqio.Task, head: Head, feature: str) -> None:
+    if feature not in dataset.element_spec:
+        raise ValueError(
+            f"{task.name} asks for a {type(head).__name__} head, which learns from {feature!r}, "
+            f"but its examples only have {sorted(dataset.element_spec)}: let its preprocessors "
+            "pass that field on"
+        )
+
+
+def count_lost_spans(task: seqio.Task, split: str, inputs_length: int) -> dict[str, int]:
+    """How many spans are not in the input's text, and how many the cut to the length loses."""
+    if not isinstance(of(task), Span):
+        return {}
+    lost = []
+    for length in (None, inputs_length):
+        dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
+        found = np.array(
+            [
+                example[FEATURE]
+                for example in with_targets(dataset, task, length).as_numpy_iterator()
+            ]
+        ).reshape(-1, NUM_TARGETS)
+        lost.append(int(((found[:, 0] == 1) & (found[:, 1] < 0)).sum()))
+    return {"spans_unreachable": lost[0], "spans_cut": lost[1] - lost[0]}
+
+
+def answer(
+    head: Head,
+    prediction: Mapping[str, np.ndarray],
+    inputs: np.ndarray,
+    task: seqio.Task,
+    max_span: int,
+) -> list[int]:
+    """Token ids of the answer to one example, as a decoder would have given them.
+
+    Args:
+      head: the task's.
+      prediction: what the head computed: `logits` [classes]; `score` []; `start` and `end`
+        [inputs_length] with `answerable` [2].
+      inputs: the example's token ids, [inputs_length].
+      task: whose words and vocabulary are used.
+      max_span: the longest span in tokens.
+    """
+    vocabulary = task.output_features["targets"].vocabulary
+    if isinstance(head, Classification):
+        word = task.postprocessor.class_words[int(np.argmax(prediction["logits"]))]
+        return vocabulary.encode(word)
+    if isinstance(head, Regression):
+        return vocabulary.encode(f"{np.clip(prediction['score'], head.low, head.high):.4f}")
+    if head.no_answer is not None and np.argmax(prediction["answerable"]) == 0:
+        return vocabulary.encode(head.no_answer)
+    start, end = best_span(prediction["start"], prediction["end"], max_span)
+    return [int(token) for token in inputs[start : end + 1]]
+
+
+def best_span(start: np.ndarray, end: np.ndarray, max_span: int) -> tuple[int, int]:
+    """The pair start <= end < start + max_span with the highest sum of scores."""
+    scores = start[:, None] + end[None, :]
+    allowed = np.triu(np.ones_like(scores, bool)) & np.tril(np.ones_like(scores, bool), max_span - 1)
+    best = np.argmax(np.where(allowed, scores, -np.inf))
+    first, last = np.unravel_index(best, scores.shape)
+    return int(first), int(last)

@@ -7,9 +7,12 @@ import re
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax.training.train_state import TrainState
+
+from mtl_t5x import pretrained
 
 PREFIX = "checkpoint"
 
@@ -51,30 +54,73 @@ def restore_latest(checkpoints: ocp.CheckpointManager, state: TrainState) -> Tra
 
 
 def restore_params(path: str, params: Any) -> tuple[Any, int]:
-    """(parameters, step) of a checkpoint: `…/checkpoint_<step>`, or a run's folder for its newest.
+    """(parameters, step) of a checkpoint of ours with exactly the parameters of `params`.
+
+    Args:
+      path: `…/checkpoint_<step>`, or a run's folder for its newest.
+      params: arrays or their shapes, which say what is restored and how it is sharded.
 
     Raises:
-      FileNotFoundError: nothing there looks like a checkpoint.
+      FileNotFoundError: nothing there is a checkpoint.
     """
-    folder = epath.Path(os.path.abspath(path))
-    match = re.fullmatch(rf"{PREFIX}_(\d+)", folder.name)
-    if match:
-        folder = folder.parent
-    checkpoints = ocp.CheckpointManager(
-        folder, options=ocp.CheckpointManagerOptions(step_prefix=PREFIX, read_only=True)
-    )
-    step = int(match.group(1)) if match else checkpoints.latest_step()
-    if step is None or step not in checkpoints.all_steps():
+    found = _find(path)
+    if found is None:
         raise FileNotFoundError(
             f"{path!r} holds no checkpoint: give a folder {PREFIX}_<step>, or the folder of a run "
             "that has one, as INITIAL_CHECKPOINT_PATH or MODEL_DIR"
         )
+    folder, step = found
     abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, params)}
-    args = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-            abstract,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-            partial_restore=True,
-        )
+    restore = ocp.args.PyTreeRestore(
+        abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
     )
-    return checkpoints.restore(step, args=args)["state"]["params"], step
+    with ocp.CheckpointManager(folder, options=_READ_ONLY) as checkpoints:
+        return checkpoints.restore(step, args=ocp.args.Composite(state=restore))["state"][
+            "params"
+        ], step
+
+
+def initial_params(path: str, params: Any) -> Any:
+    """`params` with what a checkpoint has of them: ours of any architecture, or a pretrained T5.
+
+    The same architecture gives all parameters. From another one, and from Hugging Face's or T5X's
+    files, come the embedding, the encoder and the decoder, which every task's own decoder starts
+    from; heads stay as they are.
+
+    Raises:
+      FileNotFoundError: nothing there can be read.
+      ValueError: the checkpoint's parameters don't fit.
+    """
+    if (found := _find(path)) is None:
+        return pretrained.merge(params, pretrained.load_params(path))
+    folder, step = found
+    state = ocp.PyTreeCheckpointHandler().metadata(folder / f"{PREFIX}_{step}" / "state")
+    stored = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(state)["params"]
+    )
+    if jax.tree.map(np.shape, stored) == jax.tree.map(np.shape, params):
+        return restore_params(path, params)[0]
+    loaded, _ = restore_params(path, stored)
+    parts = {name: loaded[name] for name in pretrained.PARTS if name in loaded}
+    return pretrained.merge(params, jax.tree.map(np.asarray, parts))
+
+
+_READ_ONLY = ocp.CheckpointManagerOptions(step_prefix=PREFIX, read_only=True)
+
+
+def _find(path: str) -> tuple[epath.Path, int] | None:
+    """(run's folder, step) of a checkpoint of ours; None where there is none."""
+    folder = epath.Path(os.path.abspath(path))
+    match = re.fullmatch(rf"{PREFIX}_(\d+)", folder.name)
+    if match:
+        return (folder.parent, int(match.group(1))) if (folder / "state").exists() else None
+    if not folder.is_dir():
+        return None
+    steps = [
+        int(match.group(1))
+        for child in folder.iterdir()
+        if (match := re.fullmatch(rf"{PREFIX}_(\d+)", child.name)) and (child / "state").exists()
+    ]
+    return (folder, max(steps)) if steps else None

@@ -6,7 +6,6 @@ Knows SeqIO and nothing of any benchmark. There is one iterator per task, stacke
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import importlib
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import seqio
 import tensorflow as tf
+
+from mtl_t5x import heads
 
 logger = logging.getLogger(__name__)
 
@@ -87,13 +88,27 @@ def with_split(tasks: Sequence[seqio.Task], split: str) -> tuple[seqio.Task, ...
     return tuple(task for task in tasks if split in task.splits)
 
 
-@dataclasses.dataclass(frozen=True)
-class SplitCounts:
-    """Examples of a split, how many are cut to the feature lengths, and the longest in tokens."""
+def heads_of(tasks: Sequence[seqio.Task]) -> tuple[heads.Head, ...]:
+    """What each of the trained tasks asks to be answered by, in their order."""
+    return tuple(heads.of(task) for task in with_split(tasks, "train"))
 
-    examples: int
-    cut: Mapping[str, int]
-    longest: Mapping[str, int]
+
+def lengths_of(name: str, feature_lengths: FeatureLengths) -> dict[str, int]:
+    """Token limits of the task called `name`: `<name>/<feature>` stands before `<feature>`.
+
+    {"inputs": 256, "targets": 16, "iwslt/targets": 128} leaves 128 target tokens to `iwslt` alone.
+    """
+    features = [feature for feature in feature_lengths if "/" not in feature]
+    return {
+        feature: feature_lengths.get(f"{name}/{feature}", feature_lengths[feature])
+        for feature in features
+    }
+
+
+def batch_lengths(names: Sequence[str], feature_lengths: FeatureLengths) -> dict[str, int]:
+    """The lengths that hold every one of the tasks."""
+    lengths = [lengths_of(name, feature_lengths) for name in names]
+    return {feature: max(length[feature] for length in lengths) for feature in lengths[0]}
 
 
 @functools.lru_cache(maxsize=None)
@@ -108,56 +123,65 @@ def _token_lengths(task: seqio.Task, split: str) -> Mapping[str, np.ndarray]:
     return dict(zip(features, lengths.T, strict=True))
 
 
-def count(task: seqio.Task, split: str, feature_lengths: FeatureLengths) -> SplitCounts | None:
+def count(task: seqio.Task, split: str, lengths: FeatureLengths) -> dict[str, int]:
     """Reads a split once, untrimmed: every row is parsed before a step is spent on it.
 
-    Returns None for a task whose preprocessors can't do without a sequence length.
+    Returns:
+      `examples`; of each feature how many are longer than its length, `<feature>_cut`, and the
+      longest in tokens, `<feature>_longest`; `rows_dropped` where the source leaves out any.
+      Nothing for a task whose preprocessors can't do without a sequence length.
     """
     for preprocessor in task.preprocessors:
         length = inspect.signature(preprocessor).parameters.get("sequence_length")
         if length is not None and length.default is inspect.Parameter.empty:
             logger.warning("%s: cut examples can't be counted", task.name)
-            return None
-    lengths = _token_lengths(task, split)
-    return SplitCounts(
-        examples=len(next(iter(lengths.values()))),
-        cut={name: int((n > feature_lengths[name]).sum()) for name, n in lengths.items()},
-        longest={name: int(n.max(initial=0)) for name, n in lengths.items()},
-    )
+            return {}
+    tokens = _token_lengths(task, split)
+    counts = {"examples": len(next(iter(tokens.values())))}
+    for name, n in tokens.items():
+        counts[f"{name}_cut"] = int((n > lengths[name]).sum())
+        counts[f"{name}_longest"] = int(n.max(initial=0))
+    dropped = getattr(task.source, "dropped", None)
+    if dropped is not None and (rows := sum(dropped(split).values())):
+        counts["rows_dropped"] = rows
+    return counts
 
 
 def check(
-    tasks: Sequence[seqio.Task], split: str, feature_lengths: FeatureLengths, batch_size: int = 1
-) -> dict[str, SplitCounts]:
-    """Counts of the split by short task name; says which tasks are cut.
+    tasks: Sequence[seqio.Task],
+    names: Sequence[str],
+    split: str,
+    feature_lengths: FeatureLengths,
+    batch_size: int = 1,
+) -> dict[str, dict[str, int]]:
+    """Counts of the split by task name; says which tasks are cut.
 
     Raises:
       ValueError: a feature without a length, or a task with fewer examples than a batch.
     """
     counts = {}
-    for name, task in zip(short_names(tasks), tasks, strict=True):
-        missing = sorted(set(task.output_features) - set(feature_lengths))
+    for name, task in zip(names, tasks, strict=True):
+        lengths = lengths_of(name, feature_lengths)
+        missing = sorted(set(task.output_features) - set(lengths))
         if missing:
             raise ValueError(
                 f"TASK_FEATURE_LENGTHS has no length for {', '.join(missing)} of task {task.name}; "
                 f"it is {dict(feature_lengths)}"
             )
-        counts[name] = count(task, split, feature_lengths)
-        if counts[name] is None:
-            continue
-        examples = counts[name].examples
+        counts[name] = count(task, split, lengths)
+        examples = counts[name].get("examples", batch_size)
         if examples < batch_size:
             raise ValueError(
                 f"BATCH_SIZE = {batch_size}, but the {split} split of {task.name} has "
                 f"{examples} examples: set BATCH_SIZE to {examples} at most, or leave the task out"
             )
-        for feature, cut in counts[name].cut.items():
-            if cut:
+        for feature, length in lengths.items():
+            if cut := counts[name].get(f"{feature}_cut"):
                 logger.warning(
                     "%s: %d of %d %s examples have their %s cut to %d tokens (the longest has %d); "
                     "raise TASK_FEATURE_LENGTHS[%r]",
-                    task.name, cut, examples, split, feature, feature_lengths[feature],
-                    counts[name].longest[feature], feature,
+                    task.name, cut, examples, split, feature, length,
+                    counts[name][f"{feature}_longest"], feature,
                 )  # fmt: skip
     return counts
 
@@ -169,26 +193,29 @@ def train_batches(
     *,
     seed: int,
     start_step: int = 0,
+    with_heads: bool = False,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of every task, `[task, batch, length]`, under SeqIO's encoder-decoder names.
 
     A task's stream depends on the seed and the task's name alone, so a run that starts again at
     `start_step` sees what it would have seen, and a single-task run sees what its task sees among
-    others.
+    others. `with_heads` adds `head_targets`, `[task, batch, 3]`, for architectures with heads.
     """
-    converter = seqio.EncDecFeatureConverter(pack=False)
+    names = short_names(tasks)
+    padded = batch_lengths(names, feature_lengths)
+    converter = model_features(with_heads)
     streams = []
-    for task in tasks:
+    for name, task in zip(names, tasks, strict=True):
         task_seed = zlib.crc32(f"{seed}:{task.name}".encode()) & 0x7FFFFFFF
+        own = lengths_of(name, feature_lengths)
         dataset = task.get_dataset(
-            sequence_length=feature_lengths,
-            split="train",
-            shuffle=True,
-            seed=task_seed,
-            num_epochs=None,
+            sequence_length=own, split="train", shuffle=True, seed=task_seed, num_epochs=None
         )
         dataset = dataset.skip(start_step * batch_size)
-        dataset = converter(dataset, task_feature_lengths=feature_lengths)
+        if with_heads:
+            dataset = heads.with_targets(dataset, task, own["inputs"])
+            padded[heads.FEATURE] = heads.NUM_TARGETS
+        dataset = converter(dataset, task_feature_lengths=padded)
         streams.append(dataset.batch(batch_size, drop_remainder=True))
 
     def stack(*batches):
@@ -198,13 +225,22 @@ def train_batches(
     return dataset.as_numpy_iterator()
 
 
-def empty_batch(num_tasks: int, feature_lengths: FeatureLengths) -> dict[str, np.ndarray]:
+def model_features(with_heads: bool = False) -> seqio.FeatureConverter:
+    """SeqIO's converter from task features to those of an encoder-decoder model."""
+    extra = {heads.FEATURE: seqio.FeatureConverter.FeatureSpec(dtype=tf.float32)}
+    return seqio.EncDecFeatureConverter(
+        pack=False, passthrough_features=extra if with_heads else None
+    )
+
+
+def empty_batch(names: Sequence[str], feature_lengths: FeatureLengths) -> dict[str, np.ndarray]:
     """A batch of zeros, one example per task: its shapes are all that initialising a model needs."""
-    inputs = (num_tasks, 1, feature_lengths["inputs"])
-    targets = (num_tasks, 1, feature_lengths["targets"])
+    lengths = batch_lengths(names, feature_lengths)
+    inputs, targets = ((len(names), 1, lengths[feature]) for feature in ("inputs", "targets"))
     return {
         "encoder_input_tokens": np.zeros(inputs, np.int32),
         "decoder_input_tokens": np.zeros(targets, np.int32),
         "decoder_target_tokens": np.zeros(targets, np.int32),
         "decoder_loss_weights": np.zeros(targets, np.int32),
+        heads.FEATURE: np.zeros((len(names), 1, heads.NUM_TARGETS), np.float32),
     }

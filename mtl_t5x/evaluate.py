@@ -6,7 +6,7 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,33 +16,102 @@ import optax
 import seqio
 import tensorflow as tf
 
-from mtl_t5x import checkpoints, data, decoding, step as step_lib
+from mtl_t5x import checkpoints, data, decoding, heads
+from mtl_t5x import step as step_lib
 
 logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 PREDICTIONS = "inference_eval"
 Metrics = dict[str, dict[str, float]]
+# From inputs [batch, length] to the answers' token ids, [batch, longest answer].
+Answer = Callable[[np.ndarray], np.ndarray]
+
+
+def positions(
+    tasks: Sequence[seqio.Task], evaluated_as: Mapping[str, str], *, all_alike: bool
+) -> dict[str, int]:
+    """By task name, which of the trained tasks' heads or decoders answers it.
+
+    Args:
+      tasks: trained ones and ones that are only evaluated.
+      evaluated_as: from the name of a task that is only evaluated to that of a trained one.
+      all_alike: whether every task is answered alike, so that it doesn't matter.
+
+    Raises:
+      ValueError: a task that is only evaluated, and nothing says by whose head.
+    """
+    trained = data.short_names(data.with_split(tasks, "train"))
+    places = {}
+    for name in data.short_names(tasks):
+        answered_as = name if name in trained else evaluated_as.get(name)
+        if answered_as not in trained and not all_alike:
+            raise ValueError(
+                f"{name} isn't trained, so it has no head or decoder of its own: say whose answers "
+                f'it, EVALUATED_AS = {{"{name}": "{trained[0]}"}}, or leave it out'
+            )
+        places[name] = trained.index(answered_as) if answered_as in trained else 0
+    return places
+
+
+def answer_function(
+    params: Any,
+    task: seqio.Task,
+    place: int,
+    *,
+    model: nn.Module,
+    max_length: int,
+    search: decoding.Search,
+) -> Answer:
+    """What answers a task: its head, or the search with its decoder."""
+    head = model.head(place)
+    if isinstance(head, heads.Decoder):
+        single, params = model.for_task(params, place)
+        return functools.partial(
+            decoding.decode,
+            params,
+            answers=decoding.permitted_answers(task, max_length) if search.restrict else None,
+            model=single,
+            max_length=max_length,
+            search=search,
+        )
+
+    def answer(inputs: np.ndarray) -> np.ndarray:
+        predicted = jax.device_get(_predict(params, inputs, model=model, task=place))
+        rows = [
+            heads.answer(
+                head, {name: x[i] for name, x in predicted.items()}, inputs[i], task, max_length
+            )
+            for i in range(len(inputs))
+        ]
+        ends = [[*row, decoding.EOS_ID] for row in rows]
+        width = max(max_length, *map(len, ends))
+        return np.array([row + [decoding.PAD_ID] * (width - len(row)) for row in ends])
+
+    return answer
+
+
+@functools.partial(jax.jit, static_argnames=("model", "task"))
+def _predict(params: Any, inputs: jax.Array, *, model: nn.Module, task: int) -> dict:
+    return model.apply({"params": params}, inputs, task, method="predict")
 
 
 def predictions(
-    params: Any,
-    dataset: tf.data.Dataset,
-    *,
-    model: nn.Module,
-    batch_size: int,
-    max_length: int,
+    answer: Answer, batch_size: int, dataset: tf.data.Dataset
 ) -> list[tuple[int, list[int]]]:
     """(index, token ids) of every example of an enumerated dataset of model features."""
-    decoded = []
-    for indices, batch in dataset.batch(batch_size).as_numpy_iterator():
+    indices, answers = [], []
+    for numbers, batch in dataset.batch(batch_size).as_numpy_iterator():
         inputs = batch["encoder_input_tokens"]
         rows = len(inputs)
-        # The last batch is filled up, so that one compiled program decodes every batch.
+        # The last batch is filled up, so that one compiled program answers every batch.
         inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
-        tokens = np.asarray(decoding.greedy(params, inputs, model=model, max_length=max_length))
-        decoded.extend(zip(indices.tolist(), tokens[:rows].tolist(), strict=True))
-    return decoded
+        indices.extend(numbers.tolist())
+        answers.extend(np.asarray(answer(inputs))[:rows])
+    # SeqIO makes one array of them.
+    width = max(len(row) for row in answers)
+    padded = [np.pad(row, (0, width - len(row))).tolist() for row in answers]
+    return list(zip(indices, padded, strict=True))
 
 
 def evaluate(
@@ -55,50 +124,50 @@ def evaluate(
     batch_size: int,
     output_dir: str,
     step: int,
+    places: Mapping[str, int],
+    search: decoding.Search,
 ) -> Metrics:
     """The metrics of every task that has the split, by short task name.
 
-    Beside the task's own metrics: `examples`, and how many had `inputs_cut` or `targets_cut`. Writes
-    `<task>-metrics.jsonl`, `<task>-<step>.jsonl` with every prediction, and TensorBoard event files
-    to `output_dir`, for splits other than test to a folder of the split's name in it.
+    Beside the task's own metrics stand the counts of `data.count`. Writes `<task>-metrics.jsonl`,
+    `<task>-<step>.jsonl` with every prediction, and TensorBoard event files to `output_dir`, for
+    splits other than test to a folder of the split's name in it. `places` are of `positions`.
     """
     if split != "test":
         output_dir = os.path.join(output_dir, split)
-    names = dict(zip((task.name for task in tasks), data.short_names(tasks), strict=True))
-    tasks = data.with_split(tasks, split)
-    counts = data.check(tasks, split, feature_lengths)
     os.makedirs(output_dir, exist_ok=True)
-    converter = seqio.EncDecFeatureConverter(pack=False)
+    having = [
+        (name, task)
+        for name, task in zip(data.short_names(tasks), tasks, strict=True)
+        if split in task.splits
+    ]
+    names = [name for name, _ in having]
+    counts = data.check([task for _, task in having], names, split, feature_lengths)
     results = {}
-    for task in tasks:
+    for name, task in having:
         if not task.metric_fns:
             logger.warning("%s has no metric functions: it isn't evaluated", task.name)
             continue
+        lengths = data.lengths_of(name, feature_lengths)
         evaluator = seqio.Evaluator(
             task.name,
-            converter,
+            data.model_features(),
             eval_split=split,
-            sequence_length=feature_lengths,
+            sequence_length=lengths,
             logger_cls=[seqio.JSONLogger, seqio.TensorBoardLogger],
             log_dir=output_dir,
+        )
+        answer = answer_function(
+            params, task, places[name], model=model, max_length=lengths["targets"], search=search
         )
         metrics, _ = evaluator.evaluate(
             compute_metrics=True,
             step=step,
-            predict_fn=lambda dataset: predictions(
-                params,
-                dataset,
-                model=model,
-                batch_size=batch_size,
-                max_length=feature_lengths["targets"],
-            ),
+            predict_fn=functools.partial(predictions, answer, batch_size),
         )
-        name = names[task.name]
-        results[name] = {key: float(value) for key, value in metrics.result()[task.name].items()}
+        scores = metrics.result()[task.name]
         evaluator.close()
-        if (seen := counts.get(name)) is not None:
-            results[name]["examples"] = seen.examples
-            results[name] |= {f"{feature}_cut": n for feature, n in seen.cut.items()}
+        results[name] = {key: float(value) for key, value in scores.items()} | counts[name]
     return results
 
 
@@ -109,13 +178,15 @@ def evaluate_run(
     tasks: Sequence[seqio.Task],
     task_feature_lengths: data.FeatureLengths,
     eval_batch_size: int,
+    evaluated_as: Mapping[str, str],
+    search: decoding.Search,
 ) -> dict[str, Any]:
     """Evaluates a run's newest checkpoint on dev and test, and writes its `results.json` anew."""
     names = data.short_names(data.with_split(tasks, "train"))
     state = jax.eval_shape(
         functools.partial(step_lib.init_state, model=model, optimizer=optax.identity()),
         jax.random.key(0),
-        data.empty_batch(len(names), task_feature_lengths),
+        data.empty_batch(names, task_feature_lengths),
     )
     params, done = checkpoints.restore_params(model_dir, state.params)
     evaluate_split = functools.partial(
@@ -127,6 +198,8 @@ def evaluate_run(
         batch_size=eval_batch_size,
         output_dir=os.path.join(model_dir, PREDICTIONS),
         step=done,
+        places=positions(tasks, evaluated_as, all_alike=model.all_alike),
+        search=search,
     )
     return write_results(
         model_dir,

@@ -90,9 +90,9 @@ def per_task_gradients(
     """
     selected = select(params, {"all": pattern})
     (losses, grads), by_name = _read_probes(
-        loss_fn, params, selected, lambda weight: (num_tasks, *weight.shape)
+        loss_fn, params, selected, lambda weight: (num_tasks, 1, *weight.shape)
     )
-    return losses, grads, by_name
+    return losses, grads, {name: rows[:, 0] for name, rows in by_name.items()}
 
 
 def _read_probes(

@@ -80,9 +80,7 @@ def find_span(
     offsets: Sequence[tuple[int, int]], start: int, length: int
 ) -> tuple[int, int] | None:
     """First and last of the tokens that overlap the `length` characters from `start` on."""
-    inside = [
-        i for i, (begin, end) in enumerate(offsets) if end > start and begin < start + length
-    ]
+    inside = [i for i, (begin, end) in enumerate(offsets) if end > start and begin < start + length]
     return (inside[0], inside[-1]) if inside and length else None
 
 
@@ -146,20 +144,19 @@ def _require(dataset: tf.data.Dataset, task: seqio.Task, head: Head, feature: st
 
 
 def count_lost_spans(task: seqio.Task, split: str, inputs_length: int) -> dict[str, int]:
-    """How many spans are not in the input's text, and how many the cut to the length loses."""
+    """`spans_unreachable`: not in the input's text; `spans_cut`: beyond the length. Spans only."""
     if not isinstance(of(task), Span):
         return {}
-    lost = []
-    for length in (None, inputs_length):
+
+    def lost(length: int | None) -> int:
         dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
-        found = np.array(
-            [
-                example[FEATURE]
-                for example in with_targets(dataset, task, length).as_numpy_iterator()
-            ]
-        ).reshape(-1, NUM_TARGETS)
-        lost.append(int(((found[:, 0] == 1) & (found[:, 1] < 0)).sum()))
-    return {"spans_unreachable": lost[0], "spans_cut": lost[1] - lost[0]}
+        found = [
+            example[FEATURE] for example in with_targets(dataset, task, length).as_numpy_iterator()
+        ]
+        return sum(answerable == 1 and first < 0 for answerable, first, _ in found)
+
+    unreachable = lost(None)
+    return {"spans_unreachable": unreachable, "spans_cut": lost(inputs_length) - unreachable}
 
 
 def answer(
@@ -194,7 +191,9 @@ def answer(
 def best_span(start: np.ndarray, end: np.ndarray, max_span: int) -> tuple[int, int]:
     """The pair start <= end < start + max_span with the highest sum of scores."""
     scores = start[:, None] + end[None, :]
-    allowed = np.triu(np.ones_like(scores, bool)) & np.tril(np.ones_like(scores, bool), max_span - 1)
+    allowed = np.triu(np.ones_like(scores, bool)) & np.tril(
+        np.ones_like(scores, bool), max_span - 1
+    )
     best = np.argmax(np.where(allowed, scores, -np.inf))
     first, last = np.unravel_index(best, scores.shape)
     return int(first), int(last)

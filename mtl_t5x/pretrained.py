@@ -111,8 +111,9 @@ def load_params(path: str | Path) -> dict[str, Any]:
 def merge(params: Params, pretrained: Params) -> dict[str, Any]:
     """`params` with the encoder, decoder and embedding taken from `pretrained`.
 
-    Parameters outside these parts, as task heads, stay as they are. The arrays that are taken get
-    the precision and the sharding of those that they replace; which ones they are is logged.
+    Parameters outside these parts, as task heads, stay as they are. Where the model has a decoder
+    per task, `[task, …]`, each becomes the pretrained one. The arrays that are taken get the
+    precision and the sharding of those that they replace; which ones they are is logged.
 
     Args:
       params: initialised parameters, jax arrays.
@@ -130,7 +131,7 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
     misshaped = [
         f"{name} (here {tuple(ours[name].shape)}, pretrained {tuple(theirs[name].shape)})"
         for name in sorted(wanted & set(theirs))
-        if ours[name].shape != theirs[name].shape
+        if not _fits(name, ours[name], theirs[name])
     ]
     problems = [
         f"{len(names)} {what}: {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
@@ -210,8 +211,13 @@ def export_huggingface(params: Params, config: Any, directory: str | Path) -> No
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
+def _fits(name: str, ours: jax.Array, theirs: np.ndarray) -> bool:
+    per_task = name.startswith("decoder/") and ours.ndim == theirs.ndim + 1
+    return theirs.shape == (ours.shape[1:] if per_task else ours.shape)
+
+
 def _like(new: np.ndarray, old: jax.Array) -> jax.Array:
-    return jax.device_put(new.astype(old.dtype), old.sharding)
+    return jax.device_put(np.broadcast_to(new.astype(old.dtype), old.shape), old.sharding)
 
 
 def _found(path: Path) -> str:

@@ -8,7 +8,7 @@ weight's ordinary gradient, and hand out what was asked for as the "gradient" of
 argument of zeros that the forward pass never reads. The probe's shape says what is asked for:
 
 * `[task, task]`: the Gram matrix of this weight's per-task gradients;
-* `[task, *weight.shape]`: the per-task gradients themselves;
+* `[task, 1, *weight.shape]`: the per-task gradients themselves (the 1 tells the two apart);
 * `None`: nothing; the program is that of a plain step.
 
 Only one weight's per-task gradients exist at a time, so memory doesn't grow with the model.
@@ -91,7 +91,8 @@ _spread.defvjp(_spread_forward, _spread_backward)
 
 def _read(per_task: Float[Array, "task *shape"], probe: Float[Array, "task *_"]) -> Array:
     """What the probe asks for: the per-task gradients or their Gram matrix."""
-    if probe.shape == per_task.shape:
-        return per_task.astype(probe.dtype)
+    if probe.ndim > 2:
+        return per_task.reshape(probe.shape).astype(probe.dtype)
     flat = per_task.reshape(per_task.shape[0], -1).astype(probe.dtype)
-    return flat @ flat.T
+    # On accelerators float32 products default to fewer bits; cosines near 0 need them all.
+    return jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)

@@ -10,7 +10,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # Numbers in results.json that count examples and are no metrics.
-COUNTS = ("examples", "unparsed", "inputs_cut", "targets_cut")
+COUNTS = (
+    "examples",
+    "unparsed",
+    "inputs_cut",
+    "targets_cut",
+    "inputs_longest",
+    "targets_longest",
+    "rows_dropped",
+    "spans_unreachable",
+    "spans_cut",
+)
 
 # The share of its steps that counts as warm-up where a run logs no learning rate.
 WARM_UP = 0.1
@@ -140,8 +150,8 @@ def mean_counts(records: Iterable[Record], task: str) -> dict[str, float]:
     for record in records:
         results = record.results or {"test": {}}
         counts = {k: v for k, v in results["test"].get(task, {}).items() if k in COUNTS}
-        cut = results.get("train", {}).get(task, {}).get("cut", {})
-        counts |= {f"train {feature} cut": value for feature, value in cut.items()}
+        train = results.get("train", {}).get(task, {})
+        counts |= {f"train {name}": value for name, value in train.items()}
         for name, value in counts.items():
             if number(value) is not None:
                 logged.setdefault(name, []).append(float(value))

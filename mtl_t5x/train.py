@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import os
@@ -17,7 +16,7 @@ import seqio
 from clu import parameter_overview
 from flax.training.train_state import TrainState
 
-from mtl_t5x import checkpoints, data, evaluate, gradients, step
+from mtl_t5x import checkpoints, data, decoding, evaluate, gradients, heads, step
 from mtl_t5x.run_log import RunLog
 
 logger = logging.getLogger(__name__)
@@ -40,6 +39,8 @@ def train(
     conflict_period: int,
     log_period: int,
     eval_batch_size: int,
+    evaluated_as: Mapping[str, str],
+    search: decoding.Search,
     keep_checkpoints: int | None = None,
     initial_checkpoint_path: str | None = None,
     conflict_groups: Mapping[str, str] = ENCODER_GROUP,
@@ -63,8 +64,10 @@ def train(
       conflict_period: the conflict is measured at every such step, from 0 on; 0: never.
       log_period: steps between lines of `metrics.jsonl`; measured steps are logged always.
       eval_batch_size: examples decoded at once.
+      evaluated_as: whose head or decoder answers a task that is only evaluated, by task name.
+      search: how answers are decoded.
       keep_checkpoints: how many checkpoints stay; None: all.
-      initial_checkpoint_path: a checkpoint of a run of ours to take the parameters from.
+      initial_checkpoint_path: a checkpoint of ours, or a pretrained T5 1.1 of Hugging Face or T5X.
       conflict_groups: a group's name to the expression of its parameters' names.
 
     Returns:
@@ -77,14 +80,19 @@ def train(
     trained = data.with_split(tasks, "train")
     if not trained:
         raise ValueError(f"none of {[task.name for task in tasks]} has a train split")
-    counts = data.check(trained, "train", task_feature_lengths, batch_size)
+    names = data.short_names(trained)
+    places = evaluate.positions(tasks, evaluated_as, all_alike=model.all_alike)
+    counts = data.check(trained, names, "train", task_feature_lengths, batch_size)
+    with_heads = any(not isinstance(model.head(i), heads.Decoder) for i in range(len(trained)))
+    if with_heads:
+        _count_spans(trained, counts, task_feature_lengths)
     groups = tuple(conflict_groups.items())
 
     manager = checkpoints.manager(model_dir, keep=keep_checkpoints)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
     state = step.init_state(
         init_key,
-        data.empty_batch(len(trained), task_feature_lengths),
+        data.empty_batch(names, task_feature_lengths),
         model=model,
         optimizer=optimizer,
     )
@@ -93,7 +101,12 @@ def train(
     _describe(model_dir, state.params)
     start = int(state.step)
     batches = data.train_batches(
-        trained, task_feature_lengths, batch_size, seed=random_seed, start_step=start
+        trained,
+        task_feature_lengths,
+        batch_size,
+        seed=random_seed,
+        start_step=start,
+        with_heads=with_heads,
     )
     evaluate_split = functools.partial(
         evaluate.evaluate,
@@ -102,8 +115,9 @@ def train(
         feature_lengths=task_feature_lengths,
         batch_size=eval_batch_size,
         output_dir=os.path.join(model_dir, evaluate.PREDICTIONS),
+        places=places,
+        search=search,
     )
-    names = data.short_names(trained)
     log = RunLog(model_dir, names, len(names) * batch_size, start, train_steps)
     with manager, log:
         for current in range(start, train_steps):
@@ -123,7 +137,7 @@ def train(
         model_dir,
         step=int(state.step),
         tasks=names,
-        train={name: dataclasses.asdict(seen) for name, seen in counts.items() if seen},
+        train=counts,
         dev=evaluate_split(state.params, split="validation", step=train_steps),
         test=evaluate_split(state.params, split="test", step=train_steps),
     )
@@ -140,9 +154,27 @@ def _start(state: TrainState, manager, initial_checkpoint_path: str | None) -> T
         logger.info("%s: going on from step %d", manager.directory, int(restored.step))
         return restored
     if initial_checkpoint_path is not None:
-        params, _ = checkpoints.restore_params(initial_checkpoint_path, state.params)
+        params = checkpoints.initial_params(initial_checkpoint_path, state.params)
         return state.replace(params=params)
     return state
+
+
+def _count_spans(
+    tasks: Sequence[seqio.Task],
+    counts: dict[str, dict[str, int]],
+    feature_lengths: data.FeatureLengths,
+) -> None:
+    """Adds to the counts, and says, how many spans their heads can't learn from."""
+    for task, (name, seen) in zip(tasks, counts.items(), strict=True):
+        lengths = data.lengths_of(name, feature_lengths)
+        lost = heads.count_lost_spans(task, "train", lengths["inputs"])
+        seen |= lost
+        if any(lost.values()):
+            logger.warning(
+                "%s: of %s train examples' answers %d are no span of the inputs, and %d are cut "
+                "off; nothing is learned from those",
+                task.name, seen.get("examples"), lost["spans_unreachable"], lost["spans_cut"],
+            )  # fmt: skip
 
 
 def _describe(model_dir: str, params: Any) -> None:

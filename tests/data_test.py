@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import seqio
 
-from mtl_t5x import data
+from mtl_t5x import data, heads
 from mtl_t5x.tasks import glue
 
 INPUTS = "encoder_input_tokens"
@@ -68,7 +68,7 @@ def test_every_example_is_drawn_equally_often():
     # SeqIO shuffles through a buffer that reaches over the end of an epoch, hence the one more or
     # less.
     task = data.find_tasks("glue_cola.default.semantic")[0]
-    examples = data.count(task, "train", LENGTHS).examples
+    examples = data.count(task, "train", LENGTHS)["examples"]
     batches = data.train_batches([task], LENGTHS, 100, seed=0)
     drawn = collections.Counter(
         tuple(row) for _ in range(5 * examples // 100) for row in next(batches)[INPUTS][0]
@@ -109,23 +109,49 @@ def test_unknown_name_suggests_the_nearest(name, suggestion):
 def test_cut_examples_are_counted(caplog):
     task = data.find_tasks("glue_stsb.default.semantic")[0]
     with caplog.at_level("WARNING", logger="mtl_t5x"):
-        counts = data.check([task], "train", {"inputs": 32, "targets": 2})
+        counts = data.check([task], ["stsb"], "train", {"inputs": 32, "targets": 2})
     examples = [
         len(example["targets"])
         for example in task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
     ]
-    assert counts["stsb"].cut == {"inputs": 0, "targets": sum(n > 2 for n in examples)}
-    assert counts["stsb"].longest["targets"] == max(examples)
+    assert counts["stsb"]["inputs_cut"] == 0
+    assert counts["stsb"]["targets_cut"] == sum(n > 2 for n in examples)
+    assert counts["stsb"]["targets_longest"] == max(examples)
     assert "raise TASK_FEATURE_LENGTHS['targets']" in caplog.text
 
 
 def test_a_batch_that_cannot_be_filled():
     tasks = data.find_tasks("glue_cola.default.semantic")
     with pytest.raises(ValueError, match=r"BATCH_SIZE = 99999.*glue_cola\.default\.semantic"):
-        data.check(tasks, "train", LENGTHS, batch_size=99999)
+        data.check(tasks, ["cola"], "train", LENGTHS, batch_size=99999)
 
 
 def test_a_feature_without_a_length():
     tasks = data.find_tasks("glue_cola.default.semantic")
     with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS has no length for targets"):
-        data.check(tasks, "train", {"inputs": 32})
+        data.check(tasks, ["cola"], "train", {"inputs": 32})
+
+
+def test_a_task_may_have_lengths_of_its_own():
+    lengths = {**LENGTHS, "rte/targets": 2, "cola/inputs": 8}
+    names = ["glue_cola.default.semantic", "glue_rte.default.semantic"]
+    (batch,) = [next(data.train_batches(data.find_tasks(names), lengths, 50, seed=0))]
+    assert batch["decoder_target_tokens"].shape == (2, 50, 8)
+    used = (batch[INPUTS] > 0).sum(axis=-1)
+    assert used[0].max() == 8 and used[1].max() > 8
+    assert data.lengths_of("rte", lengths) == {"inputs": 32, "targets": 2}
+
+
+def test_what_heads_learn_from():
+    names = ["glue_mnli.default.semantic", "glue_stsb.default.semantic"]
+    tasks = data.find_tasks(names)
+    batch = next(data.train_batches(tasks, LENGTHS, 50, seed=0, with_heads=True))
+    targets = batch[heads.FEATURE]
+    assert targets.shape == (2, 50, 3) and (targets[..., 1:] == -1).all()
+    vocabulary = tasks[0].output_features["targets"].vocabulary
+    for row, label in zip(batch["decoder_target_tokens"][0], targets[0, :, 0]):
+        word = vocabulary.decode([int(i) for i in row if i > 1])
+        assert word == ("entailment", "neutral", "contradiction")[int(label)]
+    for row, label in zip(batch["decoder_target_tokens"][1], targets[1, :, 0]):
+        score = float(vocabulary.decode([int(i) for i in row if i > 1]))
+        assert abs(score - label) <= 0.1 + 1e-6

@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "mtl_t5x"
 
 # From the bottom up. A module imports those of earlier rows only.
 LAYERS = (
-    ("probes", "conflict", "losses", "sharding"),
+    ("probes", "conflict", "heads", "losses", "sharding"),
     ("models.layers",),
     ("models.t5",),
     ("gradients", "models.architectures", "pretrained"),

@@ -343,6 +343,18 @@ def test_merge_without_a_decoder_of_ours():
     assert_equal(merged, {name: other[name] for name in ("encoder", "token_embedder")})
 
 
+def test_merge_starts_every_tasks_decoder_equal():
+    params, other = random_t5.params(), random_t5.params(seed=1)
+    params["decoder"] = jax.tree.map(lambda a: jnp.stack([a, 2 * a, 3 * a]), params["decoder"])
+    merged = pretrained.merge(params, jax.device_get(other))
+    for task in range(3):
+        decoder = jax.tree.map(lambda a, task=task: a[task], merged["decoder"])
+        assert_equal({**merged, "decoder": decoder}, other)
+    params["encoder"] = jax.tree.map(lambda a: a[None], params["encoder"])
+    with pytest.raises(ValueError, match="20 of another shape: encoder/encoder_norm/scale"):
+        pretrained.merge(params, jax.device_get(other))
+
+
 def test_merge_lists_what_does_not_fit():
     params = random_t5.params()
     other = jax.device_get(params)

@@ -38,7 +38,10 @@ def test_replace_keeps_what_others_registered():
     seqio.TaskRegistry.add_provider("glue_cola.of.a_user", task)
     try:
         glue.register()
+        assert registry.find("glue_cola.default.semantic") is task, "equal settings change nothing"
+        glue.register(vocabulary_path="bytes")
         assert registry.find("glue_cola.of.a_user") is task
         assert registry.find("glue_cola.default.semantic") is not task
     finally:
+        glue.register()
         seqio.TaskRegistry.remove("glue_cola.of.a_user")

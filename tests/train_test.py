@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from mtl_t5x import checkpoints, data, main, run_log, step, train
+from mtl_t5x import checkpoints, data, decoding, main, run_log, step, train
 from mtl_t5x.models import architectures, t5
 from mtl_t5x.tasks import glue, vocabularies
 
@@ -92,7 +92,7 @@ def test_the_measured_step_changes_nothing_but_rounding(folder, tmp_path):
 
 def parameters(folder: pathlib.Path, at_step: int):
     model = architectures.TextToText(a_config())
-    batch = data.empty_batch(3, LENGTHS)
+    batch = data.empty_batch(["cola", "rte", "stsb"], LENGTHS)
     shapes = jax.eval_shape(
         lambda: step.init_state(jax.random.key(0), batch, model=model, optimizer=optax.identity())
     )
@@ -165,7 +165,7 @@ def test_cut_targets_are_in_the_log_and_the_results(tmp_path, caplog):
         )
         main.run([EXAMPLE], logging_propagates)
     results = json.loads((tmp_path / "results.json").read_text())
-    cut = results["train"]["stsb"]["cut"]["targets"]
+    cut = results["train"]["stsb"]["targets_cut"]
     assert cut > 1000 and f"{cut} of 1900 train examples have their targets cut" in caplog.text
     assert results["test"]["stsb"]["targets_cut"] > 100
 
@@ -205,6 +205,8 @@ def test_a_loss_that_is_not_a_number(tmp_path):
             conflict_period=0,
             log_period=100,
             eval_batch_size=4,
+            evaluated_as={},
+            search=decoding.Search(),
         )
     steps = sorted(int(p.name.split("_")[1]) for p in tmp_path.glob("checkpoint_*"))
     assert steps == list(range(1, expected + 1)), "the checkpoints before the bad step stay"
@@ -219,4 +221,5 @@ def test_a_mixture_without_train_split():
             model_dir="unused", model=None, optimizer=None, tasks=only_test,
             task_feature_lengths=LENGTHS, batch_size=4, train_steps=1, random_seed=0,
             eval_period=0, checkpoint_period=0, conflict_period=0, log_period=1, eval_batch_size=4,
+            evaluated_as={}, search=decoding.Search(),
         )  # fmt: skip

@@ -23,7 +23,12 @@ Params = Mapping[str, Any]
 
 
 class Shared(nn.Module):
-    """What all architectures share: the input embedding and the encoder."""
+    """What all architectures share: the input embedding and the encoder.
+
+    `all_alike` says whether every task is answered by the same parameters.
+    """
+
+    all_alike = False
 
     config: t5.T5Config
     z_loss: float = 0.0
@@ -43,6 +48,8 @@ class Shared(nn.Module):
 
 class TextToText(Shared):
     """One encoder and one decoder for all tasks: a task is told by its text alone."""
+
+    all_alike = True
 
     def setup(self):
         super().setup()

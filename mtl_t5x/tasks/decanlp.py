@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import seqio
 import tensorflow as tf
 
+from mtl_t5x import heads
 from mtl_t5x.tasks import (
     decanlp_files,
     decanlp_metrics,
@@ -29,7 +30,7 @@ from mtl_t5x.tasks import (
     vocabularies,
 )
 from mtl_t5x.tasks.decanlp_postprocessors import Answers, LogicalForm, StateChange, Text
-from mtl_t5x.tasks.decanlp_rows import NLI_LABELS, SENTIMENTS
+from mtl_t5x.tasks.decanlp_rows import NLI_LABELS, SENTIMENTS, UNANSWERABLE
 from mtl_t5x.tasks.prompts import Template
 
 BENCHMARK = decanlp_prompts.BENCHMARK
@@ -69,7 +70,9 @@ TASKS: dict[str, DecaNlpTask] = {
     "sst": DecaNlpTask(_ACCURACY, classes=len(SENTIMENTS)),
     "srl": DecaNlpTask((_F1, _EXACT_MATCH, _UNPARSED), Answers(), keep=_SPAN),
     "zre": DecaNlpTask(
-        (decanlp_metrics.corpus_f1, _UNPARSED), Answers(), keep=(*_SPAN, "answerable")
+        (decanlp_metrics.corpus_f1, _UNPARSED),
+        Answers(heads.Span(no_answer=UNANSWERABLE)),
+        keep=(*_SPAN, "answerable"),
     ),
     "schema": DecaNlpTask((_EXACT_MATCH, _UNPARSED), Answers(), keep=_SPAN),
     "wikisql": DecaNlpTask(
@@ -127,7 +130,7 @@ def _official(task: str, split: str) -> str:
 
 
 def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
-    """Registers every task and mixture anew; reads no data yet.
+    """Registers every task and mixture, in place of those of other settings; reads no data yet.
 
     Args:
       data: the setting DATA: "mini", "tfds" (which lacks seven of the tasks: an error where one
@@ -139,6 +142,9 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
       ValueError: a prompt or a label vocabulary does not fit its task.
     """
     sources.check_folder(data)
+    settings = (data, vocabulary_path, prompts.snapshot(BENCHMARK))
+    if registry.is_current(BENCHMARK, settings):
+        return
     feature = seqio.Feature(vocabularies.load(vocabulary_path), add_eos=True)
     _check_added()
     tasks, mixtures = {}, {}
@@ -163,7 +169,7 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
                 }
                 mixture = registry.mixture_name(BENCHMARK, prompt, labels)
                 mixtures.setdefault(mixture, []).append(full_name)
-    registry.replace(BENCHMARK, tasks, mixtures)
+    registry.replace(BENCHMARK, settings, tasks, mixtures)
 
 
 def _preprocessors(

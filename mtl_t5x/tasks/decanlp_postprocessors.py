@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from mtl_t5x import heads
 from mtl_t5x.tasks import decanlp_wikisql, decanlp_woz
 
 Example = Mapping[str, Any]
@@ -21,7 +22,12 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """A prediction is its text, a target the list of every right answer."""
+    """A prediction is its text, a target the list of every right answer.
+
+    `head` is what answers the task in the canonical architecture: a span of the input.
+    """
+
+    head: heads.Head = heads.Span()
 
     def __call__(
         self, text: str, example: Example, is_target: bool = False, **unused_kwargs: Any

@@ -163,7 +163,7 @@ def _file_rows(folder: pathlib.Path, task: GlueTask, official_split: str) -> lis
 
 
 def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
-    """Registers every task and mixture anew; reads no data yet.
+    """Registers every task and mixture, in place of those of other settings; reads no data yet.
 
     Args:
       data: the setting DATA: "mini", "tfds", or a folder with the official TSVs.
@@ -174,6 +174,9 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
       ValueError: a prompt or a label vocabulary does not fit its task.
     """
     sources.check_folder(data)
+    settings = (data, vocabulary_path, prompts.snapshot(BENCHMARK))
+    if registry.is_current(BENCHMARK, settings):
+        return
     feature = seqio.Feature(vocabularies.load(vocabulary_path), add_eos=True)
     _check_added()
     tasks, mixtures = {}, {}
@@ -197,7 +200,7 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
                 }
                 mixture = registry.mixture_name(BENCHMARK, prompt, labels)
                 mixtures.setdefault(mixture, []).append(full_name)
-    registry.replace(BENCHMARK, tasks, mixtures)
+    registry.replace(BENCHMARK, settings, tasks, mixtures)
 
 
 def _target(

@@ -10,17 +10,18 @@ import collections
 import io
 import math
 import pathlib
+import tempfile
 from collections.abc import Iterable, Iterator
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2 as model_pb2
 
-from mtl_t5x.tasks import mini
+from mtl_t5x.tasks import mini, mini_decanlp
 
 PATH = pathlib.Path(__file__).with_name("mini.model")
-SIZE = 1024  # at most
+SIZE = 1280  # at most; a multiple of 128
 _TRAINED_SIZE = 400  # before whole words are added
-_LEAST_COUNT = 20  # a rarer word is scored as if it were this common, to stay one piece
+_LEAST_COUNT = 100  # a rarer word is scored as if it were this common, to stay one piece
 
 _PROMPTS = {
     "cola": "cola sentence: {sentence}",
@@ -51,6 +52,7 @@ def texts() -> Iterator[str]:
     """What the vocabulary is trained on: every text as a model reads or writes it."""
     for task in mini.TASKS:
         yield from prompted(task)
+    yield from mini_decanlp.texts()
     for _ in range(_ANSWER_REPEATS):
         yield from _ANSWERS.split()
         yield from (f"{tenths / 10:.1f}" for tenths in range(0, 51, 2))
@@ -65,24 +67,14 @@ def train() -> bytes:
     score that a unigram model gives them, the logarithm of their share of the text.
     """
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=texts(),
-        model_writer=model,
-        model_type="unigram",
-        vocab_size=_TRAINED_SIZE,
-        byte_fallback=True,
-        character_coverage=1.0,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        split_digits=True,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
+    with tempfile.NamedTemporaryFile("w", suffix=".tsv") as rules:
+        # Text is left as it is but for the byte order mark, which goes. Without any rule
+        # tensorflow-text would report on the error stream each time that it loads the model.
+        rules.write("FEFF\t\n")
+        rules.flush()
+        _train(model, rules.name)
     proto = model_pb2.ModelProto.FromString(model.getvalue())
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")
     known = {piece.piece: piece for piece in proto.pieces}
     counts = _word_counts(texts())
     total = sum(counts.values())
@@ -94,6 +86,26 @@ def train() -> bytes:
         known[word].score = round(math.log(max(count, _LEAST_COUNT) / total), 4)
     proto.trainer_spec.vocab_size = len(proto.pieces)
     return proto.SerializeToString(deterministic=True)
+
+
+def _train(model: io.BytesIO, rules: str) -> None:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=texts(),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=_TRAINED_SIZE,
+        byte_fallback=True,
+        character_coverage=1.0,
+        normalization_rule_tsv=rules,
+        remove_extra_whitespaces=False,
+        split_digits=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        num_threads=1,
+        minloglevel=2,
+    )
 
 
 def _word_counts(lines: Iterable[str]) -> collections.Counter[str]:

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from mtl_t5x import heads
+
 UNPARSED = -1
 
 
@@ -24,6 +26,16 @@ class ClassIndex:
         """Every answer that counts as parsed with one of the templates."""
         return tuple(dict.fromkeys(word for words in self.words for word in words))
 
+    @property
+    def class_words(self) -> tuple[str, ...]:
+        """The answer of each class, as validation and test have it."""
+        return self.words[0]
+
+    @property
+    def head(self) -> heads.Head:
+        """What answers the task in the canonical architecture."""
+        return heads.Classification(len(self.class_words))
+
     def __call__(
         self, text: str, example: Mapping[str, Any] | None = None, **unused_kwargs: Any
     ) -> int:
@@ -41,6 +53,11 @@ class Score:
     def answers(self) -> tuple[str, ...]:
         """The scores that targets are rounded to: 0.0, 0.2, …, 5.0."""
         return tuple(f"{fifth / 5:.1f}" for fifth in range(26))
+
+    @property
+    def head(self) -> heads.Head:
+        """What answers the task in the canonical architecture."""
+        return heads.Regression(0.0, 5.0)
 
     def __call__(self, text: str, **unused_kwargs: Any) -> float:
         try:

@@ -82,6 +82,14 @@ def _add(kind: str, known: dict, benchmark: str, name: str, value: dict) -> None
     named[name] = value
 
 
+def snapshot(benchmark: str) -> tuple[dict, dict]:
+    """A benchmark's prompts and label vocabularies as they are now, for comparing later."""
+    return tuple(
+        {name: dict(by_task) for name, by_task in known.get(benchmark, {}).items()}
+        for known in (PROMPTS, LABELS)
+    )
+
+
 def check(where: str, templates: Sequence[Template], fields: Sequence[str], classes: int) -> None:
     """Checks a prompt's templates against the task they are for.
 

@@ -11,15 +11,28 @@ import seqio
 
 _SEPARATOR = "."
 _registered: dict[str, tuple[list[str], list[str]]] = {}
+_settings: dict[str, Any] = {}
+
+
+def is_current(benchmark: str, settings: Any) -> bool:
+    """Whether the benchmark's tasks were registered last with equal settings.
+
+    Tasks that stay registered keep what was read and counted of them.
+    """
+    return _settings.get(benchmark) == settings
 
 
 def replace(
-    benchmark: str, tasks: Mapping[str, Mapping[str, Any]], mixtures: Mapping[str, Sequence[str]]
+    benchmark: str,
+    settings: Any,
+    tasks: Mapping[str, Mapping[str, Any]],
+    mixtures: Mapping[str, Sequence[str]],
 ) -> None:
     """Registers a benchmark's tasks and mixtures in place of those it registered before.
 
     Args:
       benchmark: whose registrations these are, e.g. "glue".
+      settings: what they were made from, for `is_current`.
       tasks: from a task's name to the arguments of `seqio.TaskRegistry.add`.
       mixtures: from a mixture's name to its tasks, each at rate 1.
     """
@@ -33,6 +46,7 @@ def replace(
         seqio.TaskRegistry.add(name, **arguments)
     for name, members in mixtures.items():
         seqio.MixtureRegistry.add(name, list(members), default_rate=1.0)
+    _settings[benchmark] = settings
 
 
 def registered(benchmark: str) -> tuple[Sequence[str], Sequence[str]]:

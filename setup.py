@@ -30,7 +30,7 @@ setup(
         "sacrebleu",
         "scikit-learn",
         "scipy",
-        "sentencepiece",
+        "sentencepiece>=0.2.3",
         "seqio",
         "tensorboard",
         "tensorflow",

@@ -23,10 +23,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.train_steps = 900
     config.single_task_steps = config.get_oneway_ref("train_steps")
     config.conflict_period = 20
+    config.feature_lengths = {"inputs": 32, "targets": 8}
     config.gin_files = {"text_to_text": "gin/examples/mini_glue_text_to_text.gin"}
     return config
 
 
 def runs(config: ml_collections.ConfigDict):
     """One multi-task run and eight single-task baselines for each seed."""
-    return study.grid(config)
+    return study.grid(config, {"TASK_FEATURE_LENGTHS": config.feature_lengths.to_dict()})

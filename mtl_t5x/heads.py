@@ -66,8 +66,16 @@ def token_offsets(vocabulary: seqio.Vocabulary, text: str) -> list[tuple[int, in
       ValueError: a kind of vocabulary that doesn't tell where its tokens come from.
     """
     if isinstance(vocabulary, seqio.SentencePieceVocabulary):
-        pieces = vocabulary.tokenizer.encode(text, out_type="immutable_proto").pieces
-        return [(piece.begin, piece.end) for piece in pieces]
+        pieces = vocabulary.tokenizer.encode(text, return_type="proto").pieces
+        # SentencePiece counts bytes. Of a character that is spelled in byte pieces, the last has
+        # all of its width and the others none: they all stand for that character.
+        characters = [i for i, character in enumerate(text) for _ in character.encode()]
+        characters.append(len(text))
+        offsets, following = [], 0
+        for piece in reversed(pieces):
+            following = piece.end if piece.end > piece.begin else following
+            offsets.append((characters[piece.begin], characters[following]))
+        return offsets[::-1]
     if isinstance(vocabulary, seqio.ByteVocabulary):
         return [(i, i + 1) for i, character in enumerate(text) for _ in character.encode()]
     raise ValueError(
@@ -153,7 +161,7 @@ def count_lost_spans(task: seqio.Task, split: str, inputs_length: int) -> dict[s
         found = [
             example[FEATURE] for example in with_targets(dataset, task, length).as_numpy_iterator()
         ]
-        return sum(answerable == 1 and first < 0 for answerable, first, _ in found)
+        return sum(bool(answerable) and bool(first < 0) for answerable, first, _ in found)
 
     unreachable = lost(None)
     return {"spans_unreachable": unreachable, "spans_cut": lost(inputs_length) - unreachable}

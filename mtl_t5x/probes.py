@@ -11,6 +11,10 @@ argument of zeros that the forward pass never reads. The probe's shape says what
 * `[task, 1, *weight.shape]`: the per-task gradients themselves (the 1 tells the two apart);
 * `None`: nothing; the program is that of a plain step.
 
+A probe may have more rows than there are tasks, a multiple: each task's examples then are cut into so
+many parts, and `task` in these shapes means task and part. The parts' gradients add up to the
+task's.
+
 Only one weight's per-task gradients exist at a time, so memory doesn't grow with the model.
 """
 
@@ -28,7 +32,7 @@ def dot(
     weight: Float[Array, "inputs outputs"],
     probe: Float[Array, "task *_"] | None = None,
 ) -> Float[Array, "*batch outputs"]:
-    """`x @ weight` in x's precision; the first axis of `x` is the task where there is a probe."""
+    """`x @ weight` in x's precision; `x` is `[task, batch, …, inputs]` where there is a probe."""
     return _dot(x, weight, probe)
 
 
@@ -51,7 +55,7 @@ def _dot_backward(residuals, dy):
         # One flat product: on CPUs autodiff's product over several batch axes is slower.
         rows = accumulate("ni,no->io", x.reshape(-1, inputs), dy.reshape(-1, outputs))
         return dx, rows, None
-    tasks = x.shape[0]
+    tasks = probe.shape[0]
     per_task = accumulate(
         "kni,kno->kio", x.reshape(tasks, -1, inputs), dy.reshape(tasks, -1, outputs)
     )
@@ -87,6 +91,22 @@ def _spread_backward(probe, per_task):
 
 
 _spread.defvjp(_spread_forward, _spread_backward)
+
+
+def for_examples(
+    copies: Float[Array, "task *shape"], tasks: int, examples: int
+) -> Float[Array, "tasks _ *shape"]:
+    """The copies that `spread` made, laid against activations `[task, batch, …]`.
+
+    `[task, 1, *shape]`, or `[task, batch, *shape]` where each task has several copies.
+    """
+    if copies.shape[0] == tasks:
+        return copies[:, None]
+    shape = copies.shape[1:]
+    repeated = jnp.broadcast_to(
+        copies[:, None], (copies.shape[0], tasks * examples // copies.shape[0], *shape)
+    )
+    return repeated.reshape(tasks, examples, *shape)
 
 
 def _read(per_task: Float[Array, "task *shape"], probe: Float[Array, "task *_"]) -> Array:

@@ -17,7 +17,7 @@ import optax
 from flax.training.train_state import TrainState
 from jaxtyping import Array
 
-from mtl_t5x import conflict, gradients
+from mtl_t5x import accumulation, conflict, gradients, sharding, task_parallel
 
 Batch = Mapping[str, Array]
 Groups = tuple[tuple[str, str], ...]
@@ -53,18 +53,62 @@ def adamw(
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), update)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "optimizer"))
+@functools.partial(jax.jit, static_argnames=("model", "optimizer", "layout"))
 def init_state(
-    key: Array, batch: Batch, *, model: nn.Module, optimizer: optax.GradientTransformation
+    key: Array,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    layout: sharding.Layout | None = None,
 ) -> TrainState:
-    """Fresh parameters and optimizer state; `batch` gives the shapes."""
+    """Fresh parameters and optimizer state, placed by `layout`; `batch` gives the shapes."""
     params = nn.meta.unbox(model.init(key, batch))["params"]
-    return TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
+    return state if layout is None else layout.constrain(state)
 
 
-@functools.partial(jax.jit, static_argnames=("groups",), donate_argnames=("state",))
+def state_layout(
+    mesh: sharding.Mesh,
+    batch: Batch,
+    batch_size: int,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+) -> sharding.Layout:
+    """Where the state lives on a mesh; `batch`, `[task, …]`, gives the shapes of an example.
+
+    Raises:
+      ValueError: a mesh that doesn't fit the devices or `batch_size` examples per task.
+    """
+
+    def boxed():
+        params = model.init(jax.random.key(0), batch)["params"]
+        return TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
+
+    return sharding.layout(
+        mesh,
+        jax.eval_shape(boxed),
+        num_tasks=batch["encoder_input_tokens"].shape[0],
+        batch_size=batch_size,
+        spread_tasks=model.tasks_are_alike,
+    )
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("groups", "layout", "microbatches", "halves"),
+    donate_argnames=("state",),
+)
 def train_step(
-    state: TrainState, batch: Batch, dropout_key: Array, *, groups: Groups = ()
+    state: TrainState,
+    batch: Batch,
+    dropout_key: Array,
+    *,
+    groups: Groups = (),
+    layout: sharding.Layout | None = None,
+    microbatches: int = 1,
+    halves: bool = False,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Updates the state by the sum of the task losses' gradients and says what was seen on the way.
 
@@ -74,33 +118,86 @@ def train_step(
       dropout_key: a key for the whole run; each step folds its own number in.
       groups: pairs of a group's name and the expression of its parameters' names; where there are
         any, the conflict between the tasks in each is measured. None: a plain step.
+      layout: where the state and the batch live; None: on one device.
+      microbatches: pieces that the examples are computed in, one after the other. It saves
+        activations, but a measuring step then holds K gradients of the measured parameters.
+      halves: measures with the halves of each task's examples apart, for unbiased figures. The
+        update stays the same. For one device and one piece.
 
     Returns:
       The new state, and metrics of the state *before* the update: `loss` [task], the summed
       gradient's norm `grad_norm`, `learning_rate`, and `conflict`, by group, as
-      `conflict.numbers` gives it.
+      `conflict.numbers` gives it; with `halves` there are `loss_weights` [task] too and, in each
+      group, `halves` [2 task, 2 task], the Gram matrix of the halves' gradients.
+
+    Raises:
+      ValueError: `halves` of a batch, or in a way to compute it, that doesn't have them.
     """
     key = jax.random.fold_in(dropout_key, state.step)
 
-    def loss_fn(params, probes):
-        variables = {"params": params, "probes": probes}
-        losses = state.apply_fn(variables, batch, deterministic=False, rngs={"dropout": key})
-        return losses, None
-
-    if groups:
-        num_tasks = batch["encoder_input_tokens"].shape[0]
-        (losses, _), grads, grams = gradients.gradient_and_grams(
-            loss_fn, state.params, num_tasks, dict(groups)
-        )
-    else:
-        (losses, _), grads = gradients.gradient(loss_fn, state.params)
-        grams = {}
+    if halves:
+        _check_halves(batch, layout, microbatches)
+    losses, grads, grams = _gradients(state, batch, key, dict(groups), layout, microbatches, halves)
     new_state = state.apply_gradients(grads=grads)
+    if layout is not None:
+        new_state = layout.constrain(new_state)
     hyperparams = optax.tree.get(new_state.opt_state, "hyperparams", default={})
     metrics = {
         "loss": losses,
         "grad_norm": optax.tree.norm(grads),
         "learning_rate": hyperparams.get("learning_rate", jnp.nan),
-        "conflict": {group: conflict.numbers(gram) for group, gram in grams.items()},
+        "conflict": {},
     }
+    for group, gram in grams.items():
+        metrics["conflict"][group] = conflict.numbers(conflict.of_halves(gram) if halves else gram)
+        if halves:
+            metrics["conflict"][group]["halves"] = gram
+            metrics["loss_weights"] = state.apply_fn({}, batch, method="loss_weights")
     return new_state, metrics
+
+
+def _check_halves(batch: Batch, layout: sharding.Layout | None, microbatches: int) -> None:
+    examples = batch["encoder_input_tokens"].shape[1]
+    if examples % 2:
+        raise ValueError(f"BATCH_SIZE = {examples} has no halves: unbiased figures need an even one")
+    if microbatches > 1 or (layout is not None and layout.spread_tasks):
+        raise ValueError(
+            "unbiased figures need each task's batch whole: set MICROBATCHES to 1 and don't spread "
+            "the tasks over devices"
+        )
+
+
+def _gradients(state, batch, key, groups, layout, microbatches, halves):
+    """(losses, gradient of their sum, Gram matrices), by the way that the layout allows."""
+
+    def loss_fn(params, probes, batch, key):
+        variables = {"params": params, "probes": probes}
+        return state.apply_fn(variables, batch, deterministic=False, rngs={"dropout": key})
+
+    def weigh(batch):
+        return state.apply_fn({}, batch, method="loss_weights")
+
+    def whole(params, probes):
+        return loss_fn(params, probes, batch, key), None
+
+    if layout is not None and layout.spread_tasks:
+        return task_parallel.gradient_and_grams(
+            loss_fn, weigh, state.params, batch, key, layout=layout,
+            param_specs=layout.spec_tree(state).params, groups=groups, microbatches=microbatches,
+        )  # fmt: skip
+    if microbatches > 1:
+        selected = gradients.select(state.params, groups)
+        losses, grads, rows = accumulation.gradients_of(
+            loss_fn, weigh, state.params, batch, key, total=weigh(batch),
+            measured=sorted({name for names in selected.values() for name in names}),
+            microbatches=microbatches,
+        )  # fmt: skip
+        return losses, grads, accumulation.grams(rows, selected)
+    if groups:
+        num_tasks = batch["encoder_input_tokens"].shape[0]
+        (losses, _), grads, grams = gradients.gradient_and_grams(
+            whole, state.params, num_tasks * (2 if halves else 1), groups
+        )
+        return losses, grads, grams
+    (losses, _), grads = gradients.gradient(whole, state.params)
+    return losses, grads, {}

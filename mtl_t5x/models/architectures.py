@@ -33,6 +33,9 @@ class Shared(nn.Module):
     config: t5.T5Config
     z_loss: float = 0.0
 
+    # Whether the same program, given some of the tasks only, computes their losses.
+    tasks_are_alike = True
+
     def setup(self):
         self.token_embedder = layers.TokenEmbedder(
             self.config.vocab_size, self.config.emb_dim, jnp.dtype(self.config.dtype)
@@ -44,6 +47,14 @@ class Shared(nn.Module):
     ) -> Float[Array, "*batch length embed"]:
         embedded = self.token_embedder(inputs)
         return self.encoder(embedded, inputs != PAD_ID, deterministic=deterministic)
+
+    def loss_weights(self, batch: Batch) -> Float[Array, " task"]:
+        """What each task's loss is a mean over, counted: its target tokens.
+
+        The loss over all of a task's examples is the mean of the losses over parts of them by these
+        weights.
+        """
+        return jnp.sum(batch["decoder_loss_weights"], axis=(1, 2)).astype(jnp.float32)
 
 
 class TextToText(Shared):
@@ -138,7 +149,7 @@ class TextToTextID(Shared):
     def for_task(self, params: Params, task: int) -> tuple[TextToText, Params]:
         """A text-to-text model with the task's decoder."""
         decoder = jax.tree.map(lambda weight: weight[task], params["decoder"])
-        return TextToText(self.config, self.z_loss), {**params, "decoder": decoder}
+        return TextToText(self.config, self.z_loss, parent=None), {**params, "decoder": decoder}
 
     def head(self, task: int) -> heads.Head:
         """What answers the task."""
@@ -154,6 +165,8 @@ class Canonical(Shared):
     """
 
     heads: tuple[heads.Head, ...] = ()
+
+    tasks_are_alike = False
 
     def setup(self):
         super().setup()
@@ -202,6 +215,12 @@ class Canonical(Shared):
             by_task |= dict(zip(self._decoded, decoded, strict=True))
         return jnp.stack([by_task[i] for i in range(len(self.heads))])
 
+    def loss_weights(self, batch: Batch) -> Float[Array, " task"]:
+        """Target tokens for tasks with a decoder, examples for the others."""
+        tokens = super().loss_weights(batch)
+        decoded = jnp.isin(jnp.arange(len(self.heads)), jnp.array(self._decoded, jnp.int32))
+        return jnp.where(decoded, tokens, batch["encoder_input_tokens"].shape[1])
+
     def predict(self, inputs: Int[Array, "batch length"], task: int) -> dict[str, Array]:
         """What the head of a task computes, by name, as `heads.answer` takes it."""
         return self.outputs[task](self.encode(inputs), inputs != PAD_ID)
@@ -210,7 +229,7 @@ class Canonical(Shared):
         """A text-to-text model with the task's decoder, for a task that has one."""
         place = self._decoded.index(task)
         decoder = jax.tree.map(lambda weight: weight[place], params["decoder"])
-        return TextToText(self.config, self.z_loss), {**params, "decoder": decoder}
+        return TextToText(self.config, self.z_loss, parent=None), {**params, "decoder": decoder}
 
     def head(self, task: int) -> heads.Head:
         """What answers the task."""

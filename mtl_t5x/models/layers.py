@@ -55,7 +55,7 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
         scale = probes.spread(scale, _probe(self, "scale"))
         if scale.ndim > 1:  # [task, embed] against [task, batch, length, embed]
-            scale = scale.reshape(scale.shape[0], *[1] * (x.ndim - 2), scale.shape[1])
+            scale = probes.for_examples(scale, *x.shape[:2])[:, :, None]
         mean_square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
         return (x * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(x.dtype)
 
@@ -75,7 +75,8 @@ class TokenEmbedder(nn.Module):
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch embed"]:
         table = self.table.astype(self.dtype)
         if table.ndim == 3:  # one copy per task
-            return jax.vmap(lambda rows, index: rows[index])(table, ids)
+            each = jax.vmap(lambda rows, index: rows[index])
+            return each(table, ids.reshape(table.shape[0], -1)).reshape(*ids.shape, -1)
         return table[ids]
 
 
@@ -125,8 +126,7 @@ class RelativePositionBias(nn.Module):
         buckets = relative_position_bucket(
             positions, self.bidirectional, self.num_buckets, self.max_distance
         )
-        bias = table[..., buckets]
-        return bias if bias.ndim == 3 else bias[:, None]  # [task, 1, heads, query, key]
+        return table[..., buckets]
 
 
 class Attention(nn.Module):
@@ -171,6 +171,8 @@ class Attention(nn.Module):
 
         scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
         if bias is not None:
+            if bias.ndim == 4:  # [task, heads, query, key]
+                bias = probes.for_examples(bias, *scores.shape[:2])
             scores = scores + bias
         scores = jnp.where(mask[..., None, :, :], scores, MASKED)
         weights = jax.nn.softmax(scores, axis=-1).astype(queries.dtype)

@@ -1,0 +1,111 @@
+"""What a compiled program sends between devices, read from its HLO text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BITS = {"pred": 8, "bf16": 16, "tf32": 32}
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) (?:\(.*\) -> .* )?\{$")
+_ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
+_OPERATION = re.compile(rf" = (.*?) ({'|'.join(KINDS)})(-start)?\(")
+_CALLED = re.compile(
+    r"\b(?:to_apply|calls|body|condition|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Bytes on the wire per device and execution, and how many operations send them, by kind."""
+
+    bytes: Mapping[str, float]
+    operations: Mapping[str, int]
+
+    @property
+    def total(self) -> float:
+        return sum(self.bytes.values())
+
+
+def traffic(text: str, num_devices: int) -> Traffic:
+    """The collective operations of a compiled program, `compiled.as_text()`.
+
+    Counted per device as ring algorithms send it: an all-reduce among N 2(N-1)/N of its operand; an
+    all-gather, reduce-scatter and all-to-all (N-1)/N of the larger side; a permutation its operand.
+    A loop counts as often as it is known to run, once where that isn't known.
+    """
+    computations, entry = _computations(text)
+    found: dict[str, list[float]] = {}
+
+    def visit(name: str, times: int) -> None:
+        for line in computations.get(name, ()):
+            if operation := _OPERATION.search(line):
+                kind = operation.group(2)
+                record = found.setdefault(kind, [0.0, 0])
+                record[0] += times * _wire_bytes(line, operation, num_devices)
+                record[1] += times
+            inner = times * _trip_count(line) if " while(" in line else times
+            for called in _called(line):
+                visit(called, inner)
+
+    visit(entry, 1)
+    return Traffic(
+        {kind: record[0] for kind, record in found.items()},
+        {kind: int(record[1]) for kind, record in found.items()},
+    )
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    computations: dict[str, list[str]] = {}
+    entry = current = ""
+    for line in text.splitlines():
+        if start := _COMPUTATION.match(line):
+            current = start.group(2)
+            computations[current] = []
+            entry = current if start.group(1) else entry
+        elif current and line.startswith("  "):
+            computations[current].append(line)
+    return computations, entry
+
+
+def _called(line: str) -> list[str]:
+    called = _CALLED.findall(line)
+    for branches in _BRANCHES.findall(line):
+        called += [name.strip().lstrip("%") for name in branches.split(",")]
+    return called
+
+
+def _trip_count(line: str) -> int:
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+    return int(known.group(1)) if known else 1
+
+
+def _wire_bytes(line: str, operation: re.Match, num_devices: int) -> float:
+    kind, started = operation.group(2), operation.group(3)
+    sizes = [_bytes(*array) for array in _ARRAY.findall(operation.group(1))]
+    if started and kind in ("all-gather", "collective-permute"):
+        # Its result names the operands too, then the results, then contexts of a few bytes.
+        sizes = sizes[len(sizes) // 2 :] if kind == "all-gather" else sizes[:1]
+    size, group = sum(sizes), _group_size(line, num_devices)
+    if kind == "all-reduce":
+        return 2 * (group - 1) / group * size
+    if kind == "collective-permute":
+        return size
+    larger = size * group if kind == "reduce-scatter" else size
+    return (group - 1) / group * larger
+
+
+def _bytes(kind: str, dimensions: str) -> int:
+    bits = _BITS.get(kind) or int(re.search(r"\d+", kind).group())
+    return math.prod(int(n) for n in dimensions.split(",") if n) * bits // 8
+
+
+def _group_size(line: str, num_devices: int) -> int:
+    if explicit := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return len(explicit.group(1).split(","))
+    if iota := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(iota.group(1))
+    return num_devices

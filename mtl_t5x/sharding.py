@@ -1,0 +1,214 @@
+"""Where arrays live: the mesh that gin names, the rules from logical axes to it, jax.distributed.
+
+Devices form a grid `[data, model]`. The examples of a step are spread over `data`; tensor
+parallelism splits the wide axes of the parameters over `model`; with `fsdp` parameters and optimizer
+state are split over `data` too. Where the tasks can be spread over `data`, each device holds whole
+tasks as far as their number allows, so that its gradient is one task's (see `task_parallel`); the
+axis `data` is then two, `task` and `data`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array
+
+logger = logging.getLogger(__name__)
+
+TASK, DATA, MODEL = "task", "data", "model"
+EXAMPLES = (TASK, DATA)  # what a step's examples are spread over: [task, batch, …]
+BATCH = PartitionSpec(*EXAMPLES)
+
+# Logical axes of the models' parameters that tensor parallelism splits, and that FSDP splits. The
+# others (relpos_buckets, head) stay whole: they are small.
+TENSOR_PARALLEL = ("vocab", "mlp", "joined_kv", "heads")
+FULLY_SHARDED = ("embed",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """Sizes of the device grid; -1 takes what the other leaves of the devices there are.
+
+    `fsdp` splits parameters and optimizer state over `data` as well.
+    """
+
+    data: int = -1
+    model: int = 1
+    fsdp: bool = False
+
+    def shape(self, num_devices: int) -> tuple[int, int]:
+        """(data, model) for so many devices.
+
+        Raises:
+          ValueError: sizes that don't fit the number of devices.
+        """
+        sizes = [self.data, self.model]
+        if sizes.count(-1) > 1 or any(size != -1 and size < 1 for size in sizes):
+            raise ValueError(
+                f"sharding.Mesh.data = {self.data} and .model = {self.model}: sizes are 1 or more, "
+                "and one of the two may be -1, for the rest of the devices"
+            )
+        if -1 in sizes:
+            sizes[sizes.index(-1)] = num_devices // -math.prod(sizes)
+        if math.prod(sizes) != num_devices:
+            raise ValueError(
+                f"sharding.Mesh.data = {self.data} and .model = {self.model} don't make up the "
+                f"{num_devices} devices of {jax.default_backend()}: their product must"
+            )
+        return sizes[0], sizes[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where each leaf of a train state lives, and how a batch is spread.
+
+    `mesh` has the axes `task`, `data`, `model`; `specs` follow the order of the state's leaves.
+    With `spread_tasks` the step's gradients are exchanged by `task_parallel`; without, the compiler
+    partitions the step.
+    """
+
+    mesh: jax.sharding.Mesh
+    specs: tuple[PartitionSpec, ...]
+    spread_tasks: bool
+
+    def spec_tree(self, state: Any) -> Any:
+        """A tree like `state` of PartitionSpecs."""
+        return jax.tree.unflatten(jax.tree.structure(state), self.specs)
+
+    def shardings(self, state: Any) -> Any:
+        """A tree like `state` of NamedShardings."""
+        shardings = [NamedSharding(self.mesh, spec) for spec in self.specs]
+        return jax.tree.unflatten(jax.tree.structure(state), shardings)
+
+    def constrain(self, state: Any) -> Any:
+        """Within jit: keeps every leaf of `state` where it belongs."""
+        return jax.lax.with_sharding_constraint(state, self.shardings(state))
+
+    def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
+        """A batch that every process holds whole, `[task, batch, …]`, spread over the devices."""
+        sharding = NamedSharding(self.mesh, BATCH)
+        return {
+            name: jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
+            for name, value in batch.items()
+        }
+
+    def replicate(self, tree: Any) -> Any:
+        """Host arrays that are equal in all processes, whole on every device."""
+        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+
+def layout(
+    mesh: Mesh,
+    boxed_state: Any,
+    *,
+    num_tasks: int,
+    batch_size: int,
+    spread_tasks: bool,
+    devices: Sequence[jax.Device] | None = None,
+) -> Layout:
+    """The layout of a state on a mesh.
+
+    Args:
+      mesh: as gin names it.
+      boxed_state: shapes of the state, parameters with their logical axes (`nn.Partitioned`).
+      num_tasks: K.
+      batch_size: examples per task and step.
+      spread_tasks: whether each task's loss may be computed apart from the others'; ignored where
+        there is tensor parallelism.
+      devices: all there are, unless others are given.
+
+    Raises:
+      ValueError: a batch that can't be spread over `data`.
+    """
+    devices = jax.devices() if devices is None else devices
+    data, model = mesh.shape(len(devices))
+    task = math.gcd(num_tasks, data) if spread_tasks else 1
+    if batch_size % (data // task):
+        raise ValueError(
+            f"BATCH_SIZE = {batch_size} can't be spread over the mesh: the {data} devices of axis "
+            f"data share {num_tasks} tasks, which leaves the examples of a task to {data // task} "
+            f"devices. Set BATCH_SIZE to a multiple of {data // task}, or sharding.Mesh.data"
+        )
+    shape = {TASK: task, DATA: data // task, MODEL: model}
+    grid = np.asarray(devices).reshape(tuple(shape.values()))
+    rules = {name: (MODEL,) for name in TENSOR_PARALLEL}
+    if mesh.fsdp:
+        rules |= {name: EXAMPLES for name in FULLY_SHARDED}
+    if spread_tasks:
+        rules["task"] = (TASK,)
+    is_box = lambda leaf: isinstance(leaf, nn.Partitioned)  # noqa: E731
+    leaves = jax.tree.leaves(boxed_state, is_leaf=is_box)
+    specs = tuple(_spec(leaf, rules, shape) for leaf in leaves)
+    return Layout(jax.sharding.Mesh(grid, tuple(shape)), specs, spread_tasks)
+
+
+def _spec(leaf: Any, rules: Mapping[str, tuple[str, ...]], shape: Mapping[str, int]):
+    """Splits each axis by its rule, unless its size is no multiple or the mesh axis is taken."""
+    if not isinstance(leaf, nn.Partitioned) or len(leaf.names) != leaf.value.ndim:
+        return PartitionSpec()
+    taken: set[str] = set()
+    spec = []
+    for name, size in zip(leaf.names, leaf.value.shape, strict=True):
+        axes = rules.get(name, ())
+        parts = math.prod(shape[axis] for axis in axes)
+        fits = parts > 1 and size % parts == 0 and not taken & set(axes)
+        spec.append((axes if len(axes) > 1 else axes[0]) if fits else None)
+        taken |= set(axes) if fits else set()
+    return PartitionSpec(*spec)
+
+
+def start_distributed(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Joins the other processes of a job, before anything else uses JAX; alone, does nothing.
+
+    Explicit arguments come first; else the environment is looked at: a TPU pod's workers, tasks
+    that SLURM's `srun` or Open MPI's `mpirun` started, or JAX_COORDINATOR_ADDRESS.
+
+    Raises:
+      ValueError: some of the three arguments are given, others not.
+    """
+    given = (coordinator_address, num_processes, process_id)
+    if any(value is not None for value in given):
+        if any(value is None for value in given):
+            raise ValueError(
+                "--coordinator_address, --num_processes and --process_id go together: give all "
+                "three, or none where the cluster tells them"
+            )
+        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    elif in_cluster(os.environ):
+        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+    else:
+        return
+    logger.info(
+        "process %d of %d, %d of %d devices",
+        jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count(),
+    )  # fmt: skip
+
+
+# A peer that says nothing for so long is taken for lost, and every process ends.
+HEARTBEAT_SECONDS = 30
+
+
+def in_cluster(environment: Mapping[str, str]) -> bool:
+    """Whether the environment is that of one process among several, as JAX knows to read it."""
+    several = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    if any(int(environment.get(name) or 1) > 1 for name in several):
+        return True
+    workers = (environment.get("TPU_WORKER_HOSTNAMES") or "").split(",")
+    return (
+        len(workers) > 1
+        or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+        or "JAX_COORDINATOR_ADDRESS" in environment
+    )

@@ -1,0 +1,161 @@
+"""The step's gradients where tasks are spread over the devices: conflict at no extra traffic.
+
+A device that holds one task's examples has, before anything is exchanged, that task's gradient. Data
+parallelism would now all-reduce, and the tasks were lost in the sum. Instead an all-to-all gives
+every device one slice of all K gradients; from its slices it computes its part of the K x K Gram
+matrix, which is summed over the devices, and the sum of the slices, which is gathered: an
+all-reduce is a reduce-scatter and an all-gather, and an all-to-all moves the bytes of the former.
+
+With more devices than tasks several hold parts of one task's batch, and the slices of those are
+added first; with fewer, a device holds several tasks, and its all-to-all carries as many gradients.
+With parameters split over the devices (FSDP) they are gathered before and the slices stay where
+they are after: the traffic of that is the same again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from mtl_t5x import accumulation, gradients, sharding
+from mtl_t5x.sharding import DATA, EXAMPLES, MODEL, TASK
+
+Specs = Mapping[str, PartitionSpec]
+
+
+def gradient_and_grams(
+    loss_fn: accumulation.LossFn,
+    weigh: accumulation.Weigh,
+    params: gradients.Params,
+    batch: accumulation.Batch,
+    key: Array,
+    *,
+    layout: sharding.Layout,
+    param_specs: Any,
+    groups: Mapping[str, str],
+    microbatches: int = 1,
+) -> tuple[Float[Array, " task"], gradients.Params, dict[str, Float[Array, "task task"]]]:
+    """(losses, gradient of their sum, exact Gram matrix of each group), within jit.
+
+    Args:
+      loss_fn: parameters, probes, batch and key to a loss per task of the batch it is given.
+      weigh: how much a task's loss over some of its examples counts, `[task]`.
+      params: placed as `param_specs` says.
+      batch: `[task, batch, …]`, placed as `layout` does.
+      key: for dropout; every device folds its number in, so masks depend on the mesh.
+      layout: one with `spread_tasks`.
+      param_specs: the parameters' part of `layout.spec_tree`.
+      groups: a group's name to the regular expression of its parameters' names.
+      microbatches: pieces that each device's examples are cut into.
+
+    Raises:
+      ValueError: a group holds parameters of which every task has its own.
+    """
+    specs = flatten_dict(param_specs, sep="/")
+    selected = gradients.select(params, groups)
+    measured = tuple(sorted({name for names in selected.values() for name in names}))
+    for name in measured:
+        if TASK in specs[name]:
+            raise ValueError(
+                f"conflict_groups: {name} is not shared, every task has its own, so there is no "
+                "conflict in it; let the group's expression leave it out"
+            )
+
+    def local(params, batch, key):
+        key = jax.random.fold_in(key, jax.lax.axis_index(EXAMPLES))
+        flat = {
+            name: _gather(value, specs[name])
+            for name, value in flatten_dict(params, sep="/").items()
+        }
+        total = jax.lax.psum(weigh(batch), DATA)
+        losses, grads, rows = accumulation.gradients_of(
+            loss_fn, weigh, unflatten_dict(flat, sep="/"), batch, key,
+            total=total, measured=measured, microbatches=microbatches,
+        )  # fmt: skip
+        summed, parts = {}, {}
+        for name, grad in flatten_dict(grads, sep="/").items():
+            if name in rows:
+                summed[name], parts[name] = _exchange(rows[name], specs[name])
+            else:
+                summed[name] = _reduce(grad, specs[name])
+        grams = {group: sum(parts[name] for name in names) for group, names in selected.items()}
+        return jax.lax.psum(losses, DATA), unflatten_dict(summed, sep="/"), _psum(grams)
+
+    in_params = unflatten_dict(
+        {name: _without_model(spec) for name, spec in specs.items()}, sep="/"
+    )
+    return jax.shard_map(
+        local,
+        mesh=layout.mesh,
+        axis_names={TASK, DATA},  # what is split over `model` is left to the compiler
+        in_specs=(in_params, sharding.BATCH, PartitionSpec()),
+        out_specs=(PartitionSpec(TASK), in_params, PartitionSpec()),
+        check_vma=False,  # else differentiating would add the devices' gradients up by itself
+    )(params, batch, key)
+
+
+def _split_axis(spec: PartitionSpec) -> int | None:
+    """The axis of a parameter that is split over all the devices, if there is one."""
+    return next((axis for axis, names in enumerate(spec) if names == EXAMPLES), None)
+
+
+def _gather(value: Array, spec: PartitionSpec) -> Array:
+    axis = _split_axis(spec)
+    return value if axis is None else jax.lax.all_gather(value, EXAMPLES, axis=axis, tiled=True)
+
+
+def _reduce(grad: Array, spec: PartitionSpec) -> Array:
+    """The sum of the devices' gradients, each device's own part of it where the value is split."""
+    axis = _split_axis(spec)
+    if axis is not None:
+        return jax.lax.psum_scatter(grad, EXAMPLES, scatter_dimension=axis, tiled=True)
+    return jax.lax.psum(grad, DATA if TASK in spec else EXAMPLES)
+
+
+def _exchange(
+    rows: Float[Array, "local_tasks *shape"], spec: PartitionSpec
+) -> tuple[Array, Float[Array, "task task"]]:
+    """(gradient of the summed losses, this device's part of the Gram matrix) of one parameter."""
+    tasks, replicas = jax.lax.axis_size(TASK), jax.lax.axis_size(DATA)
+    shape = rows.shape[1:]
+    axis = _exchanged_axis(shape, spec, tasks * replicas)
+    if axis is None:
+        rows = rows.reshape(rows.shape[0], -1)
+        rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % (tasks * replicas))))
+    slices = jax.lax.all_to_all(rows, EXAMPLES, (axis or 0) + 1, 0, tiled=True)
+    slices = slices.reshape(tasks, replicas, rows.shape[0], *slices.shape[1:]).sum(axis=1)
+    slices = slices.reshape(-1, *slices.shape[2:])
+    every = tuple(range(1, slices.ndim))
+    # Not flattened: what is split over `model` stays so.
+    gram = jnp.tensordot(slices, slices, (every, every), precision=jax.lax.Precision.HIGHEST)
+    summed = slices.sum(axis=0)
+    if _split_axis(spec) is None:
+        summed = jax.lax.all_gather(summed, EXAMPLES, axis=axis or 0, tiled=True)
+        if axis is None:
+            summed = summed[: math.prod(shape)].reshape(shape)
+    return summed, gram
+
+
+def _exchanged_axis(shape: tuple[int, ...], spec: PartitionSpec, devices: int) -> int | None:
+    """The axis that is cut into the devices' slices; None: no axis can, so the flat parameter is."""
+    if (axis := _split_axis(spec)) is not None:
+        return axis
+    free = [axis for axis in range(len(shape)) if MODEL not in spec[axis : axis + 1]]
+    return next((axis for axis in free if shape[axis] % devices == 0), None)
+
+
+def _without_model(spec: PartitionSpec) -> PartitionSpec:
+    return PartitionSpec(*(None if axis == MODEL else axis for axis in spec))
+
+
+def _psum(grams: dict[str, Array]) -> dict[str, Array]:
+    return jax.lax.psum(grams, EXAMPLES) if grams else {}
+
+

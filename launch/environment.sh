@@ -19,6 +19,6 @@ install() {
     echo "installing mtl_t5x${extras:+ with its $extras extra} in .venv …"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check \
       --constraint constraints.txt --editable ".${extras:+[$extras]}" || return 1
-    touch "$stamp"
+    touch .venv/installed "$stamp" # an install with extras is one without them too
   fi
 }

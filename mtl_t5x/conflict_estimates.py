@@ -179,7 +179,7 @@ class Null:
     """
 
     split_half: Float[np.ndarray, " task"]
-    shuffled: Float[np.ndarray, "3"]
+    shuffled: Float[np.ndarray, 3]
 
 
 def null(halves: Float[np.ndarray, "parts parts"], shuffles: int = 200, seed: int = 0) -> Null:

@@ -111,7 +111,7 @@ def batch_lengths(names: Sequence[str], feature_lengths: FeatureLengths) -> dict
     return {feature: max(length[feature] for length in lengths) for feature in lengths[0]}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _token_lengths(task: seqio.Task, split: str) -> Mapping[str, np.ndarray]:
     dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
     features = tuple(task.output_features)

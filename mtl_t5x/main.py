@@ -14,9 +14,10 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-import gin
 from absl import app, flags
 from absl import logging as absl_logging
+
+import gin
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RUN_MODES = {"train": "train.train", "eval": "evaluate.evaluate_run"}

@@ -9,6 +9,7 @@ argument of zeros that the forward pass never reads. The probe's shape says what
 
 * `[task, task]`: the Gram matrix of this weight's per-task gradients;
 * `[task, 1, *weight.shape]`: the per-task gradients themselves (the 1 tells the two apart);
+* a `Sketch`: the per-task gradients in fewer numbers, added up over all the weights that share it;
 * `None`: nothing; the program is that of a plain step.
 
 A probe may have more rows than there are tasks, a multiple: each task's examples then are cut into so
@@ -20,17 +21,43 @@ Only one weight's per-task gradients exist at a time, so memory doesn't grow wit
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["buckets"], meta_fields=["seed"])
+@dataclasses.dataclass(frozen=True)
+class Sketch:
+    """A probe that reads a count sketch: every entry of a gradient, with a random sign, is added to
+    one of `width` buckets. Inner products of sketches are unbiased for those of the gradients, with
+    a variance of at most 2 ||x||^2 ||y||^2 / width, and sketches are linear: those of several weights
+    add up, if each weight has a `seed` of its own, and so do those of parts of a batch.
+
+    Source: Charikar, Chen, Farach-Colton 2002; as a map that keeps inner products, Weinberger et al.
+    2009 (arXiv 0902.2206). Here the entries of a row of `width` neighbours go to different buckets,
+    in their order from a random one on, so that no scatter is needed.
+    """
+
+    buckets: Float[Array, "task width"]
+    seed: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.buckets.shape
+
+
+Probe = Float[Array, "task *_"] | Sketch | None
 
 
 def dot(
     x: Float[Array, "*batch inputs"],
     weight: Float[Array, "inputs outputs"],
-    probe: Float[Array, "task *_"] | None = None,
+    probe: Probe = None,
 ) -> Float[Array, "*batch outputs"]:
     """`x @ weight` in x's precision; `x` is `[task, batch, …, inputs]` where there is a probe."""
     return _dot(x, weight, probe)
@@ -65,9 +92,7 @@ def _dot_backward(residuals, dy):
 _dot.defvjp(_dot_forward, _dot_backward)
 
 
-def spread(
-    weight: Float[Array, "*shape"], probe: Float[Array, "task *_"] | None
-) -> Float[Array, "*task_and_shape"]:
+def spread(weight: Float[Array, "*shape"], probe: Probe) -> Float[Array, "*task_and_shape"]:
     """A copy of `weight` per task, `[task, *shape]`, for every use that is no matrix product.
 
     Without a probe the weight comes back as it is. A weight that is used in several places must be
@@ -109,10 +134,36 @@ def for_examples(
     return repeated.reshape(tasks, examples, *shape)
 
 
-def _read(per_task: Float[Array, "task *shape"], probe: Float[Array, "task *_"]) -> Array:
-    """What the probe asks for: the per-task gradients or their Gram matrix."""
+def _read(per_task: Float[Array, "task *shape"], probe: Probe) -> Array | Sketch:
+    """What the probe asks for: the per-task gradients, their Gram matrix or their sketch."""
+    if isinstance(probe, Sketch):
+        return Sketch(sketch(per_task, probe.buckets.shape[1], probe.seed), probe.seed)
     if probe.ndim > 2:
         return per_task.reshape(probe.shape).astype(probe.dtype)
     flat = per_task.reshape(per_task.shape[0], -1).astype(probe.dtype)
     # On accelerators float32 products default to fewer bits; cosines near 0 need them all.
     return jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def sketch(rows: Float[Array, "task *shape"], width: int, seed: int) -> Float[Array, "task width"]:
+    """The count sketch of each row; see `Sketch`."""
+    rows = rows.reshape(rows.shape[0], -1)
+    size = rows.shape[1]
+    blocks = -(-size // width)
+    signed = rows * _signs(size, seed)
+    signed = jnp.pad(signed, ((0, 0), (0, blocks * width - size)))
+    shifts = np.random.default_rng(seed).integers(0, width, blocks)
+    return sum(
+        jnp.roll(signed[:, i * width : (i + 1) * width], int(shift), axis=1)
+        for i, shift in enumerate(shifts)
+    )
+
+
+def _signs(size: int, seed: int) -> Float[Array, " size"]:
+    """Random signs, a bit of a mixed counter each (murmur3's finaliser, by A. Appleby)."""
+    salt = np.random.default_rng(seed).integers(0, 2**32, 2, np.uint32)
+    bits = (jnp.arange(size, dtype=jnp.uint32) + salt[0]) * jnp.uint32(0x9E3779B1)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        bits = (bits ^ (bits >> shift)) * jnp.uint32(factor)
+    bits = bits ^ (bits >> 16) ^ salt[1]
+    return 1.0 - 2.0 * (bits & 1).astype(jnp.float32)

@@ -17,6 +17,8 @@ import numpy as np
 from clu import metric_writers
 from tqdm import tqdm
 
+from mtl_t5x.running import Running
+
 FILE = "metrics.jsonl"
 _ADVICE = "The checkpoints there are good; lower adamw.learning_rate"
 
@@ -39,12 +41,16 @@ class RunLog:
         examples_per_step: int,
         start_step: int,
         train_steps: int,
+        running: Running | None = None,
     ):
         self._names = tuple(task_names)
         self._examples_per_step = examples_per_step
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
         path = os.path.join(model_dir, FILE)
-        _drop_lines_from(path, start_step)
+        kept = _drop_lines_from(path, start_step)
+        self._running = running
+        if running is not None:
+            running.restore(kept)
         self._file = open(path, "a", encoding="utf-8")
         self._tensorboard = metric_writers.SummaryWriter(model_dir)
         self._progress = tqdm(
@@ -82,7 +88,7 @@ class RunLog:
         """
         for step, metrics in self._pending:
             losses = np.asarray(metrics["loss"])
-            bad = [name for name, loss in zip(self._names, losses) if not np.isfinite(loss)]
+            bad = [name for name, loss in zip(self._names, losses, strict=True) if not np.isfinite(loss)]
             if bad:
                 raise TrainingDivergedError(
                     f"step {step}: the loss of {', '.join(bad)} is not a finite number. "
@@ -102,6 +108,9 @@ class RunLog:
 
     def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
         scalars, matrices = flatten(metrics, self._names)
+        if self._running is not None:
+            for name, value in self._running.add(metrics).items():
+                (scalars if isinstance(value, float) else matrices)[name] = value
         if (rate := self._rate(step)) is not None:
             scalars["examples_per_second"] = rate
         line = {"step": step, **scalars, **matrices}
@@ -136,7 +145,7 @@ def flatten(
         scalars |= _by_task(f"grad_norm/{group}", numbers["norms"], names)
         matrices[f"conflict/{group}/cosine"] = np.asarray(numbers["cosine"]).tolist()
         for name, value in numbers.items():
-            if name not in ("norms", "cosine"):
+            if name not in ("norms", "cosine", "halves"):
                 scalars[f"conflict/{group}/{name}"] = float(value)
     return scalars, matrices
 
@@ -154,10 +163,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _drop_lines_from(path: str, step: int) -> None:
-    """Keeps the lines before `step`; one that a crash cut off is dropped too."""
+def _drop_lines_from(path: str, step: int) -> list[dict[str, Any]]:
+    """Keeps the lines before `step`, and returns them; one that a crash cut off is dropped too."""
     if not os.path.exists(path):
-        return
+        return []
     kept = []
     with open(path, encoding="utf-8") as file:
         for line in file:
@@ -166,3 +175,4 @@ def _drop_lines_from(path: str, step: int) -> None:
     with open(path + ".new", "w", encoding="utf-8") as file:
         file.writelines(kept)
     os.replace(path + ".new", path)
+    return [json.loads(line) for line in kept]

@@ -2,9 +2,8 @@
 
 Devices form a grid `[data, model]`. The examples of a step are spread over `data`; tensor
 parallelism splits the wide axes of the parameters over `model`; with `fsdp` parameters and optimizer
-state are split over `data` too. Where the tasks can be spread over `data`, each device holds whole
-tasks as far as their number allows, so that its gradient is one task's (see `task_parallel`); the
-axis `data` is then two, `task` and `data`.
+state are split over `data` too. As far as their number allows the tasks are spread over `data`, so
+that a device's gradient is one task's (see `task_parallel`): the axis is then two, `task` and `data`.
 """
 
 from __future__ import annotations
@@ -72,13 +71,10 @@ class Layout:
     """Where each leaf of a train state lives, and how a batch is spread.
 
     `mesh` has the axes `task`, `data`, `model`; `specs` follow the order of the state's leaves.
-    With `spread_tasks` the step's gradients are exchanged by `task_parallel`; without, the compiler
-    partitions the step.
     """
 
     mesh: jax.sharding.Mesh
     specs: tuple[PartitionSpec, ...]
-    spread_tasks: bool
 
     def spec_tree(self, state: Any) -> Any:
         """A tree like `state` of PartitionSpecs."""
@@ -112,7 +108,7 @@ def layout(
     *,
     num_tasks: int,
     batch_size: int,
-    spread_tasks: bool,
+    tasks_are_alike: bool,
     devices: Sequence[jax.Device] | None = None,
 ) -> Layout:
     """The layout of a state on a mesh.
@@ -122,8 +118,8 @@ def layout(
       boxed_state: shapes of the state, parameters with their logical axes (`nn.Partitioned`).
       num_tasks: K.
       batch_size: examples per task and step.
-      spread_tasks: whether each task's loss may be computed apart from the others'; ignored where
-        there is tensor parallelism.
+      tasks_are_alike: whether the program that computes all the tasks' losses, given some of them
+        only, computes theirs.
       devices: all there are, unless others are given.
 
     Raises:
@@ -131,7 +127,7 @@ def layout(
     """
     devices = jax.devices() if devices is None else devices
     data, model = mesh.shape(len(devices))
-    task = math.gcd(num_tasks, data) if spread_tasks else 1
+    task = math.gcd(num_tasks, data) if tasks_are_alike else 1
     if batch_size % (data // task):
         raise ValueError(
             f"BATCH_SIZE = {batch_size} can't be spread over the mesh: the {data} devices of axis "
@@ -143,12 +139,12 @@ def layout(
     rules = {name: (MODEL,) for name in TENSOR_PARALLEL}
     if mesh.fsdp:
         rules |= {name: EXAMPLES for name in FULLY_SHARDED}
-    if spread_tasks:
+    if task > 1:
         rules["task"] = (TASK,)
     is_box = lambda leaf: isinstance(leaf, nn.Partitioned)  # noqa: E731
     leaves = jax.tree.leaves(boxed_state, is_leaf=is_box)
     specs = tuple(_spec(leaf, rules, shape) for leaf in leaves)
-    return Layout(jax.sharding.Mesh(grid, tuple(shape)), specs, spread_tasks)
+    return Layout(jax.sharding.Mesh(grid, tuple(shape)), specs)
 
 
 def _spec(leaf: Any, rules: Mapping[str, tuple[str, ...]], shape: Mapping[str, int]):

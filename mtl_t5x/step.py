@@ -91,7 +91,7 @@ def state_layout(
         jax.eval_shape(boxed),
         num_tasks=batch["encoder_input_tokens"].shape[0],
         batch_size=batch_size,
-        spread_tasks=model.tasks_are_alike,
+        tasks_are_alike=model.tasks_are_alike,
     )
 
 
@@ -159,7 +159,9 @@ def train_step(
 def _check_halves(batch: Batch, layout: sharding.Layout | None, microbatches: int) -> None:
     examples = batch["encoder_input_tokens"].shape[1]
     if examples % 2:
-        raise ValueError(f"BATCH_SIZE = {examples} has no halves: unbiased figures need an even one")
+        raise ValueError(
+            f"BATCH_SIZE = {examples} has no halves: unbiased figures need an even one"
+        )
     if microbatches > 1 or (layout is not None and layout.spread_tasks):
         raise ValueError(
             "unbiased figures need each task's batch whole: set MICROBATCHES to 1 and don't spread "
@@ -168,7 +170,7 @@ def _check_halves(batch: Batch, layout: sharding.Layout | None, microbatches: in
 
 
 def _gradients(state, batch, key, groups, layout, microbatches, halves):
-    """(losses, gradient of their sum, Gram matrices), by the way that the layout allows."""
+    """(losses, gradient of their sum, Gram matrices), by the way that fits the layout."""
 
     def loss_fn(params, probes, batch, key):
         variables = {"params": params, "probes": probes}
@@ -180,7 +182,7 @@ def _gradients(state, batch, key, groups, layout, microbatches, halves):
     def whole(params, probes):
         return loss_fn(params, probes, batch, key), None
 
-    if layout is not None and layout.spread_tasks:
+    if layout is not None:
         return task_parallel.gradient_and_grams(
             loss_fn, weigh, state.params, batch, key, layout=layout,
             param_specs=layout.spec_tree(state).params, groups=groups, microbatches=microbatches,

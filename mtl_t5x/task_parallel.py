@@ -9,7 +9,9 @@ all-reduce is a reduce-scatter and an all-gather, and an all-to-all moves the by
 With more devices than tasks several hold parts of one task's batch, and the slices of those are
 added first; with fewer, a device holds several tasks, and its all-to-all carries as many gradients.
 With parameters split over the devices (FSDP) they are gathered before and the slices stay where
-they are after: the traffic of that is the same again.
+they are after, which is the same traffic again. An architecture whose tasks differ in kind computes
+all of them on every device, each on its part of their examples. Tensor parallelism happens within
+each of the parts and is the compiler's.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def gradient_and_grams(
       params: placed as `param_specs` says.
       batch: `[task, batch, …]`, placed as `layout` does.
       key: for dropout; every device folds its number in, so masks depend on the mesh.
-      layout: one with `spread_tasks`.
+      layout: of the state and the batch.
       param_specs: the parameters' part of `layout.spec_tree`.
       groups: a group's name to the regular expression of its parameters' names.
       microbatches: pieces that each device's examples are cut into.
@@ -129,9 +131,13 @@ def _exchange(
     if axis is None:
         rows = rows.reshape(rows.shape[0], -1)
         rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % (tasks * replicas))))
+    else:
+        rows = _keep_model(rows, (None, *spec))
     slices = jax.lax.all_to_all(rows, EXAMPLES, (axis or 0) + 1, 0, tiled=True)
     slices = slices.reshape(tasks, replicas, rows.shape[0], *slices.shape[1:]).sum(axis=1)
     slices = slices.reshape(-1, *slices.shape[2:])
+    if axis is not None:
+        slices = _keep_model(slices, (None, *spec))
     every = tuple(range(1, slices.ndim))
     # Not flattened: what is split over `model` stays so.
     gram = jnp.tensordot(slices, slices, (every, every), precision=jax.lax.Precision.HIGHEST)
@@ -140,7 +146,7 @@ def _exchange(
         summed = jax.lax.all_gather(summed, EXAMPLES, axis=axis or 0, tiled=True)
         if axis is None:
             summed = summed[: math.prod(shape)].reshape(shape)
-    return summed, gram
+    return _keep_model(summed, spec), gram
 
 
 def _exchanged_axis(shape: tuple[int, ...], spec: PartitionSpec, devices: int) -> int | None:
@@ -151,11 +157,17 @@ def _exchanged_axis(shape: tuple[int, ...], spec: PartitionSpec, devices: int) -
     return next((axis for axis in free if shape[axis] % devices == 0), None)
 
 
+def _keep_model(value: Array, spec: tuple) -> Array:
+    """Left to itself, the compiler gathers over `model` what the collectives give."""
+    if MODEL not in spec:
+        return value
+    only_model = PartitionSpec(*(axis if axis == MODEL else None for axis in spec))
+    return jax.lax.with_sharding_constraint(value, only_model)
+
+
 def _without_model(spec: PartitionSpec) -> PartitionSpec:
     return PartitionSpec(*(None if axis == MODEL else axis for axis in spec))
 
 
 def _psum(grams: dict[str, Array]) -> dict[str, Array]:
     return jax.lax.psum(grams, EXAMPLES) if grams else {}
-
-

@@ -18,6 +18,7 @@ from flax.training.train_state import TrainState
 
 from mtl_t5x import checkpoints, data, decoding, evaluate, gradients, heads, step
 from mtl_t5x.run_log import RunLog
+from mtl_t5x.running import Running
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ def train(
     keep_checkpoints: int | None = None,
     initial_checkpoint_path: str | None = None,
     conflict_groups: Mapping[str, str] = ENCODER_GROUP,
+    unbiased_window: int = 0,
 ) -> dict[str, Any]:
     """Trains on every task at once, measures their conflict, evaluates, and leaves a run folder.
 
@@ -69,6 +71,8 @@ def train(
       keep_checkpoints: how many checkpoints stay; None: all.
       initial_checkpoint_path: a checkpoint of ours, or a pretrained T5 1.1 of Hugging Face or T5X.
       conflict_groups: a group's name to the expression of its parameters' names.
+      unbiased_window: over how many measured steps the unbiased figures run (see `Running`); 0:
+        none, and the halves of the batches aren't told apart.
 
     Returns:
       What `results.json` holds.
@@ -118,13 +122,18 @@ def train(
         places=places,
         search=search,
     )
-    log = RunLog(model_dir, names, len(names) * batch_size, start, train_steps)
+    running = Running(names, unbiased_window, batch_size) if unbiased_window else None
+    log = RunLog(model_dir, names, len(names) * batch_size, start, train_steps, running)
     with manager, log:
         for current in range(start, train_steps):
             measured = conflict_period > 0 and current % conflict_period == 0
             batch = jax.tree.map(jnp.asarray, next(batches))
             state, metrics = step.train_step(
-                state, batch, dropout_key, groups=groups if measured else ()
+                state,
+                batch,
+                dropout_key,
+                groups=groups if measured else (),
+                halves=measured and unbiased_window > 0,
             )
             log.add(current, metrics, write=measured or current % log_period == 0)
             done = current + 1

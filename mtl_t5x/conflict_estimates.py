@@ -198,3 +198,21 @@ def null(halves: Float[np.ndarray, "parts parts"], shuffles: int = 200, seed: in
         np.diagonal(cosines, offset=1)[::2],
         np.quantile(conflicts, [0.025, 0.5, 0.975]),
     )
+
+
+def sketch_error(
+    sketches: Float[np.ndarray, "task width"],
+) -> Float[np.ndarray, "task task"]:
+    """Standard error of each cosine that is computed from count sketches.
+
+    The error of an inner product is the sum over the buckets of what chance put together there; the
+    buckets are alike, so their spread tells it. Of the cosine to first order (delta method), with
+    unit sketches s and t: sum over the buckets of s t - cos (s^2 + t^2)/2.
+    """
+    units = sketches / np.linalg.norm(sketches, axis=1, keepdims=True)
+    cosine = units @ units.T
+    error = np.zeros_like(cosine)
+    for i, j in zip(*np.triu_indices(len(units), 1)):
+        parts = units[i] * units[j] - cosine[i, j] * (units[i] ** 2 + units[j] ** 2) / 2
+        error[i, j] = error[j, i] = np.sqrt(np.sum(parts**2))
+    return error

@@ -7,7 +7,7 @@ share one compilation within a process.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -75,8 +75,9 @@ def state_layout(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
+    devices: Sequence[jax.Device] | None = None,
 ) -> sharding.Layout:
-    """Where the state lives on a mesh; `batch`, `[task, …]`, gives the shapes of an example.
+    """Where the state lives on a mesh of `devices` (None: all); `batch` gives an example's shapes.
 
     Raises:
       ValueError: a mesh that doesn't fit the devices or `batch_size` examples per task.
@@ -92,6 +93,7 @@ def state_layout(
         num_tasks=batch["encoder_input_tokens"].shape[0],
         batch_size=batch_size,
         tasks_are_alike=model.tasks_are_alike,
+        devices=devices,
     )
 
 

@@ -71,49 +71,68 @@ def gradient_and_grams(
             )
 
     def local(params, batch, key):
+        """Losses, and gradients that have a first axis: of the one sum, or of the tasks."""
         key = jax.random.fold_in(key, jax.lax.axis_index(EXAMPLES))
-        flat = {
-            name: _gather(value, specs[name])
-            for name, value in flatten_dict(params, sep="/").items()
-        }
-        total = jax.lax.psum(weigh(batch), DATA)
         losses, grads, rows = accumulation.gradients_of(
-            loss_fn, weigh, unflatten_dict(flat, sep="/"), batch, key,
-            total=total, measured=measured, microbatches=microbatches,
+            loss_fn, weigh, params, batch, key, total=jax.lax.psum(weigh(batch), DATA),
+            measured=measured, microbatches=microbatches,
         )  # fmt: skip
-        summed, parts = {}, {}
-        for name, grad in flatten_dict(grads, sep="/").items():
-            if name in rows:
-                summed[name], parts[name] = _exchange(rows[name], specs[name])
-            else:
-                summed[name] = _reduce(grad, specs[name])
-        grams = {group: sum(parts[name] for name in names) for group, names in selected.items()}
-        return jax.lax.psum(losses, DATA), unflatten_dict(summed, sep="/"), _psum(grams)
+        summed = {name: grad[None] for name, grad in flatten_dict(grads, sep="/").items()}
+        return jax.lax.psum(losses, DATA), summed | rows
 
-    in_params = unflatten_dict(
-        {name: _without_model(spec) for name, spec in specs.items()}, sep="/"
-    )
-    return jax.shard_map(
+    # Differentiating with check_vma would add the devices' gradients up by itself.
+    losses, grads = jax.shard_map(
         local,
         mesh=layout.mesh,
         axis_names={TASK, DATA},  # what is split over `model` is left to the compiler
-        in_specs=(in_params, sharding.BATCH, PartitionSpec()),
-        out_specs=(PartitionSpec(TASK), in_params, PartitionSpec()),
-        check_vma=False,  # else differentiating would add the devices' gradients up by itself
+        in_specs=(_tasks_only(specs), sharding.BATCH, PartitionSpec()),
+        out_specs=(PartitionSpec(TASK), PartitionSpec(EXAMPLES)),
+        check_vma=False,
     )(params, batch, key)
+
+    def reduce(grads):
+        summed, parts = {}, {}
+        for name, grad in grads.items():
+            if name in measured:
+                summed[name], parts[name] = _exchange(grad, specs[name])
+            else:
+                summed[name] = _sum(grad[0], specs[name])
+        grams = {group: sum(parts[name] for name in names) for group, names in selected.items()}
+        return summed, jax.lax.psum(grams, (*EXAMPLES, MODEL)) if grams else {}
+
+    # By hand over all axes: the compiler would gather over `model` before every exchange.
+    summed, grams = jax.shard_map(
+        reduce,
+        mesh=layout.mesh,
+        in_specs=({name: _model_only(spec) for name, spec in specs.items()},),
+        out_specs=(specs, PartitionSpec()),
+        check_vma=False,
+    )(grads)
+    return losses, unflatten_dict(summed, sep="/"), grams
+
+
+def _tasks_only(specs: Specs) -> Any:
+    """Of the parameters as the loss takes them: whole, but for those that every task has."""
+    return unflatten_dict(
+        {
+            name: PartitionSpec(*(axis if axis == TASK else None for axis in spec))
+            for name, spec in specs.items()
+        },
+        sep="/",
+    )
+
+
+def _model_only(spec: PartitionSpec) -> PartitionSpec:
+    """Of a gradient that every device has of its own, before the exchange."""
+    return PartitionSpec(EXAMPLES, *(axis if axis == MODEL else None for axis in spec))
 
 
 def _split_axis(spec: PartitionSpec) -> int | None:
-    """The axis of a parameter that is split over all the devices, if there is one."""
+    """The axis of a parameter that is split over all of EXAMPLES, if there is one."""
     return next((axis for axis, names in enumerate(spec) if names == EXAMPLES), None)
 
 
-def _gather(value: Array, spec: PartitionSpec) -> Array:
-    axis = _split_axis(spec)
-    return value if axis is None else jax.lax.all_gather(value, EXAMPLES, axis=axis, tiled=True)
-
-
-def _reduce(grad: Array, spec: PartitionSpec) -> Array:
+def _sum(grad: Array, spec: PartitionSpec) -> Array:
     """The sum of the devices' gradients, each device's own part of it where the value is split."""
     axis = _split_axis(spec)
     if axis is not None:
@@ -126,48 +145,20 @@ def _exchange(
 ) -> tuple[Array, Float[Array, "task task"]]:
     """(gradient of the summed losses, this device's part of the Gram matrix) of one parameter."""
     tasks, replicas = jax.lax.axis_size(TASK), jax.lax.axis_size(DATA)
-    shape = rows.shape[1:]
-    axis = _exchanged_axis(shape, spec, tasks * replicas)
+    local_tasks, *shape = rows.shape
+    axis = _split_axis(spec)
     if axis is None:
-        rows = rows.reshape(rows.shape[0], -1)
+        rows = rows.reshape(local_tasks, -1)
         rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % (tasks * replicas))))
-    else:
-        rows = _keep_model(rows, (None, *spec))
     slices = jax.lax.all_to_all(rows, EXAMPLES, (axis or 0) + 1, 0, tiled=True)
-    slices = slices.reshape(tasks, replicas, rows.shape[0], *slices.shape[1:]).sum(axis=1)
-    slices = slices.reshape(-1, *slices.shape[2:])
-    if axis is not None:
-        slices = _keep_model(slices, (None, *spec))
-    every = tuple(range(1, slices.ndim))
-    # Not flattened: what is split over `model` stays so.
-    gram = jnp.tensordot(slices, slices, (every, every), precision=jax.lax.Precision.HIGHEST)
+    slices = slices.reshape(tasks, replicas, local_tasks, *slices.shape[1:]).sum(axis=1)
+    slices = slices.reshape(tasks * local_tasks, *slices.shape[2:])
+    flat = slices.reshape(slices.shape[0], -1)
+    gram = jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+    if MODEL not in spec:  # else every device along `model` counted the same
+        gram = jnp.where(jax.lax.axis_index(MODEL) == 0, gram, 0.0)
     summed = slices.sum(axis=0)
-    if _split_axis(spec) is None:
-        summed = jax.lax.all_gather(summed, EXAMPLES, axis=axis or 0, tiled=True)
-        if axis is None:
-            summed = summed[: math.prod(shape)].reshape(shape)
-    return _keep_model(summed, spec), gram
-
-
-def _exchanged_axis(shape: tuple[int, ...], spec: PartitionSpec, devices: int) -> int | None:
-    """The axis that is cut into the devices' slices; None: no axis can, so the flat parameter is."""
-    if (axis := _split_axis(spec)) is not None:
-        return axis
-    free = [axis for axis in range(len(shape)) if MODEL not in spec[axis : axis + 1]]
-    return next((axis for axis in free if shape[axis] % devices == 0), None)
-
-
-def _keep_model(value: Array, spec: tuple) -> Array:
-    """Left to itself, the compiler gathers over `model` what the collectives give."""
-    if MODEL not in spec:
-        return value
-    only_model = PartitionSpec(*(axis if axis == MODEL else None for axis in spec))
-    return jax.lax.with_sharding_constraint(value, only_model)
-
-
-def _without_model(spec: PartitionSpec) -> PartitionSpec:
-    return PartitionSpec(*(None if axis == MODEL else axis for axis in spec))
-
-
-def _psum(grams: dict[str, Array]) -> dict[str, Array]:
-    return jax.lax.psum(grams, EXAMPLES) if grams else {}
+    if axis is None:
+        summed = jax.lax.all_gather(summed, EXAMPLES, tiled=True)
+        summed = summed[: math.prod(shape)].reshape(shape)
+    return summed, gram

@@ -149,7 +149,7 @@ class Attention(nn.Module):
         queries: Float[Array, "*batch query_length embed"],
         keys: Float[Array, "*batch key_length embed"],
         mask: Bool[Array, "*#batch #query_length seen_length"],
-        bias: Float[Array, ...] | None = None,
+        bias: Float[Array, "..."] | None = None,
         *,
         position: Int[Array, ""] | None = None,
         deterministic: bool = True,

@@ -1,0 +1,371 @@
+"""The conflict at one point: many examples of every task, dropout off, no update.
+
+python -m mtl_t5x.measure --gin_file=gin/examples/mini_glue_text_to_text.gin \
+    --gin.MODEL_DIR=\\"/tmp/run\\"
+
+As the original measures it: 1,024 examples a task in pieces of 16. A task's gradient is the mean over
+the pieces of each piece's gradient, so with losses over tokens every piece counts alike, whatever it
+holds. The per-task gradients are added up either as they are, which takes twice K times the memory
+of the measured parameters, or as sketches of a given width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import seqio
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float
+
+from mtl_t5x import checkpoints, conflict, conflict_estimates, data, gradients, heads, step
+
+logger = logging.getLogger(__name__)
+
+FILE = "conflict.json"
+DECODER = r"decoder/.*(kernel|rel_embedding)"
+SHARED_DECODER = {"decoder": DECODER, r"\1": r"(decoder/layers_\d+)/.*kernel"}
+Params = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a point is measured.
+
+    Attributes:
+      examples: per task; a multiple of `piece`.
+      piece: examples per task that are computed at once; also the smaller of the noise scale's two
+        batch sizes.
+      groups: a group's name to the expression of its parameters' names, as for
+        `gradients.select`; None: the encoder and its layers, and where all tasks share a decoder,
+        the decoder and its layers.
+      sketch_width: buckets of the sketches; None: exact.
+    """
+
+    examples: int = 1024
+    piece: int = 16
+    groups: Mapping[str, str] | None = None
+    sketch_width: int | None = None
+
+    def __post_init__(self):
+        if self.examples % self.piece or self.examples < 2 * self.piece:
+            raise ValueError(
+                f"measure.Settings: examples = {self.examples} must be two pieces at least, and a "
+                f"multiple of piece = {self.piece}"
+            )
+
+    def names(self, model: nn.Module, params: Params) -> dict[str, tuple[str, ...]]:
+        """The parameters of each group."""
+        groups = self.groups
+        if groups is None:
+            groups = {"encoder": gradients.ENCODER, **gradients.ENCODER_LAYERS}
+            groups |= SHARED_DECODER if model.all_alike else {}
+        return gradients.select(params, groups)
+
+
+def measure(
+    *,
+    model_dir: str,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    tasks: Sequence[seqio.Task],
+    task_feature_lengths: data.FeatureLengths,
+    random_seed: int,
+    settings: Settings,
+    update_directions: bool = False,
+) -> dict[str, Any]:
+    """Measures at the newest checkpoint of a run's folder, prints a table, writes `conflict.json`.
+
+    Args:
+      model_dir: the run's folder.
+      model, optimizer: as the run had them.
+      tasks: as the run had them; those with a train split are measured, on that.
+      task_feature_lengths: tokens of each feature, cut or padded to.
+      random_seed: which examples are drawn.
+      settings: see there.
+      update_directions: measures g_k / (sqrt(v) + eps), with Adam's second moments v of the
+        checkpoint (Kingma and Ba 2015, arXiv 1412.6980, bias-corrected), in place of g_k: how the
+        tasks pull at the update that is made. It reads the optimizer's state, twice the size of the
+        parameters, and can't be sketched.
+
+    Raises:
+      FileNotFoundError: the folder has no checkpoint.
+      ValueError: settings that can't work.
+    """
+    trained = data.with_split(tasks, "train")
+    names = data.short_names(trained)
+    shapes = jax.eval_shape(
+        functools.partial(step.init_state, model=model, optimizer=optimizer),
+        jax.random.key(0),
+        data.empty_batch(names, task_feature_lengths),
+    )
+    scale = None
+    if update_directions:
+        if settings.sketch_width is not None:
+            raise ValueError("update directions can't be sketched: set Settings.sketch_width = None")
+        manager = checkpoints.manager(model_dir)
+        state = checkpoints.restore_latest(manager, shapes)
+        if state is None:
+            raise FileNotFoundError(f"MODEL_DIR = {model_dir!r} holds no checkpoint to measure")
+        params, done, scale = state.params, int(state.step), adam_scale(state.opt_state)
+    else:
+        params, done = checkpoints.restore_params(model_dir, shapes.params)
+    batches = data.train_batches(
+        trained,
+        task_feature_lengths,
+        settings.piece,
+        seed=random_seed,
+        with_heads=any(not isinstance(model.head(i), heads.Decoder) for i in range(len(names))),
+    )
+    result = {
+        "step": done,
+        "of": "update directions" if update_directions else "gradients",
+        **at(params, batches, model=model, tasks=names, settings=settings, scale=scale),
+    }
+    path = os.path.join(model_dir, FILE)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1)
+    print(table(result))
+    logger.info("written to %s", path)
+    return result
+
+
+def adam_scale(opt_state: optax.OptState) -> Params:
+    """1 / (sqrt(v) + eps) for every parameter, from the state of `step.adamw`."""
+    moments = optax.tree.get(opt_state, "nu")
+    hyperparams = optax.tree.get(opt_state, "hyperparams")
+    if moments is None or hyperparams is None:
+        raise ValueError("the optimizer has no second moments: update directions need step.adamw")
+    (adam,) = [
+        leaf
+        for leaf in jax.tree.leaves(opt_state, is_leaf=_is_adam)
+        if _is_adam(leaf)
+    ]
+    correction = 1 - hyperparams["b2"] ** jnp.maximum(adam.count, 1)
+    eps = hyperparams["eps"]
+    return jax.tree.map(lambda v: 1 / (jnp.sqrt(v / correction) + eps), moments)
+
+
+def _is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
+def at(
+    params: Params,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    *,
+    model: nn.Module,
+    tasks: Sequence[str],
+    settings: Settings,
+    scale: Params | None = None,
+) -> dict[str, Any]:
+    """The figures of every group, as `conflict.json` holds them.
+
+    Args:
+      params: where it is measured.
+      batches: pieces, `[task, piece, …]`; as many are taken as the settings say.
+      model: an architecture.
+      tasks: short names.
+      settings: see there.
+      scale: factors, of the parameters' shapes, that the gradients are multiplied by.
+    """
+    groups = settings.names(model, params)
+    scale = None if scale is None else flatten_dict(scale, sep="/")
+    sums, pieces = None, settings.examples // settings.piece
+    add = functools.partial(
+        _add, model=model, groups=tuple(groups.items()), width=settings.sketch_width
+    )
+    for _, batch in zip(range(pieces), batches, strict=False):
+        sums, unexplained = add(sums, params, jax.tree.map(jnp.asarray, batch), scale)
+        if unexplained is not None:
+            _check_explained(jax.device_get(unexplained))
+    losses, rows, squares = sums
+    by_task = functools.partial(_by_task, tasks)
+    return {
+        "tasks": list(tasks),
+        "examples": settings.examples,
+        "piece": settings.piece,
+        "sketch_width": settings.sketch_width,
+        "loss": by_task(np.asarray(losses) / pieces),
+        "groups": {
+            group: _figures(
+                [rows[key] for key in _keys(groups, group, settings.sketch_width)],
+                np.asarray(squares[group], np.float64) / pieces,
+                pieces,
+                settings,
+                by_task,
+            )
+            for group in groups
+        },
+    }
+
+
+def _atoms(groups: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Sets of parameters that are in the same groups: every group is a union of these."""
+    membership = {}
+    for group, names in groups.items():
+        for name in names:
+            membership[name] = (*membership.get(name, ()), group)
+    atoms = {}
+    for name, member_of in membership.items():
+        atoms.setdefault("|".join(member_of), []).append(name)
+    return {atom: tuple(names) for atom, names in atoms.items()}
+
+
+def _keys(groups: Mapping[str, tuple[str, ...]], group: str, width: int | None) -> list[str]:
+    """What the group's rows are kept under: parameters' names, or atoms where they are sketched."""
+    if width is None:
+        return list(groups[group])
+    return [atom for atom in _atoms(groups) if group in atom.split("|")]
+
+
+@functools.partial(
+    jax.jit, static_argnames=("model", "groups", "width"), donate_argnames=("sums",)
+)
+def _add(sums, params, batch, scale, *, model, groups, width):
+    """((losses, per-task gradients or sketches, squared norms by group) with a piece more, and on
+    the first exact piece what part of each parameter's gradient the tasks' don't account for)."""
+    groups = dict(groups)
+    num_tasks = batch["encoder_input_tokens"].shape[0]
+
+    def loss_fn(params, probes):
+        return model.apply({"params": params, "probes": probes}, batch, deterministic=True), None
+
+    unexplained = None
+    if width is None:
+        names = sorted({name for members in groups.values() for name in members})
+        pattern = "|".join(names)
+        (losses, _), grads, rows = gradients.per_task_gradients(
+            loss_fn, params, num_tasks, pattern
+        )
+        if sums is None:
+            unexplained = _unexplained(flatten_dict(grads, sep="/"), rows)
+        if scale is not None:
+            rows = {name: row * scale[name] for name, row in rows.items()}
+    else:
+        (losses, _), _, rows = gradients.gradient_and_sketches(
+            loss_fn, params, num_tasks, _atoms(groups), width
+        )
+    squares = {}
+    for group in groups:
+        members = [rows[key] for key in _keys(groups, group, width)]
+        if width is None:
+            squares[group] = sum(jnp.sum(jnp.square(row.reshape(num_tasks, -1)), 1) for row in members)
+        else:
+            squares[group] = jnp.sum(jnp.square(sum(members)), 1)
+    piece = (losses, rows, squares)
+    return (piece if sums is None else jax.tree.map(jnp.add, sums, piece)), unexplained
+
+
+def _unexplained(grads: Mapping[str, Array], rows: Mapping[str, Array]) -> dict[str, Array]:
+    """||g - sum_k g_k|| / (||g|| + sum_k ||g_k||) by name: 0 but for rounding if every use counts."""
+
+    def norm(array):
+        return jnp.sqrt(jnp.sum(jnp.square(array)))
+
+    return {
+        name: norm(grads[name] - row.sum(axis=0))
+        / jnp.maximum(norm(grads[name]) + sum(map(norm, row)), jnp.finfo(jnp.float32).tiny)
+        for name, row in rows.items()
+    }
+
+
+def _check_explained(unexplained: Mapping[str, float]) -> None:
+    names = [name for name, part in unexplained.items() if part > 1e-3]
+    if names:
+        raise ValueError(
+            f"the tasks' gradients of {', '.join(names)} don't add up to the gradient: the model also "
+            "uses these parameters in places that don't go through mtl_t5x.probes"
+        )
+
+
+def _figures(
+    rows: list[Float[Array, "task *shape"]],
+    small_squares: Float[np.ndarray, " task"],
+    pieces: int,
+    settings: Settings,
+    by_task: Callable[[Iterable[float]], dict[str, float]],
+) -> dict[str, Any]:
+    """A group's figures; `rows` are sums over the pieces, `small_squares` the pieces' mean ||g_k||^2."""
+    if settings.sketch_width is None:
+        gram = sum(np.asarray(_gram(row), np.float64) for row in rows) / pieces**2
+    else:
+        sketches = np.asarray(sum(rows), np.float64) / pieces
+        gram = sketches @ sketches.T
+    noise = conflict_estimates.noise(
+        np.diagonal(gram), small_squares, settings.examples, settings.piece
+    )
+    unbiased = gram.copy()
+    np.fill_diagonal(unbiased, noise.squared_norm)
+    numbers = jax.tree.map(np.asarray, conflict.numbers(jnp.asarray(gram, jnp.float32)))
+    figures = {
+        name: value.tolist() if value.ndim else float(value)
+        for name, value in numbers.items()
+        if name != "norms"
+    }
+    figures["norms"] = by_task(numbers["norms"])
+    for name, number in conflict_estimates.NUMBERS.items():
+        figures[f"unbiased_{name}"] = _finite(number(unbiased))
+    figures["squared_norm"] = by_task(noise.squared_norm)
+    figures["noise_trace"] = by_task(noise.trace)
+    figures["noise_scale"] = by_task(noise.scale)
+    if settings.sketch_width is not None:
+        error = conflict_estimates.sketch_error(sketches)
+        figures["cosine_error"] = error.tolist()
+    return figures
+
+
+@jax.jit
+def _gram(row: Float[Array, "task *shape"]) -> Float[Array, "task task"]:
+    flat = row.reshape(row.shape[0], -1)
+    return jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _by_task(tasks: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in zip(tasks, values, strict=True)}
+
+
+def _finite(value: Any) -> float | None:
+    """JSON has no NaN."""
+    return float(value) if np.isfinite(value) else None
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The figures as text: a line per group, then the tasks' of the first group."""
+
+    def cell(value):
+        return f"{'-' if value is None else format(value, '.4g'):>12}"
+
+    columns = ("directional", "unbiased_directional", "magnitude", "unbiased_magnitude")
+    columns += ("mean_cosine", "reference_directional", "reference_magnitude")
+    width = max(len(name) for name in (*result["groups"], *result["tasks"]))
+    lines = [
+        f"step {result.get('step', '-')}: {result['examples']} examples a task in pieces of "
+        f"{result['piece']}" + (f", sketches of {w}" if (w := result["sketch_width"]) else ""),
+        " " * width + "".join(f"{name.replace('reference', 'ref')[:21]:>22}" for name in columns),
+    ]
+    for group, figures in result["groups"].items():
+        cells = "".join(f"{cell(figures[name]):>22}" for name in columns)
+        lines.append(f"{group:{width}}{cells}")
+    group, figures = next(iter(result["groups"].items()))
+    lines += ["", f"{group:{width}}" + "".join(f"{n:>12}" for n in ("loss", "norm", "noise scale"))]
+    for task in result["tasks"]:
+        values = (result["loss"][task], figures["norms"][task], figures["noise_scale"][task])
+        lines.append(f"{task:{width}}" + "".join(map(cell, values)))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    from mtl_t5x import main
+
+    main.start("measure")

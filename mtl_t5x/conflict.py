@@ -1,9 +1,9 @@
 """Conflict numbers from the Gram matrix of the task gradients; arrays in, arrays out.
 
 With g_k the gradient of task k's loss and G_ij = <g_i, g_j>. Source of the definitions: Mueller,
-Andrews, Dredze, "Do Text-to-Text Multi-Task Learners Suffer from Task Conflict?", Findings of EMNLP
-2022. A task whose gradient is zero has no direction: its cosines, and every number made of them, are
-NaN.
+Andrews, Dredze, "Do Text-to-Text Multi-Task Learners Suffer from Task Conflict?", Findings of
+EMNLP 2022. A task whose gradient is zero has no direction: its cosines, and every number made of
+them, are NaN.
 """
 
 from __future__ import annotations

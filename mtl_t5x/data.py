@@ -234,7 +234,7 @@ def model_features(with_heads: bool = False) -> seqio.FeatureConverter:
 
 
 def empty_batch(names: Sequence[str], feature_lengths: FeatureLengths) -> dict[str, np.ndarray]:
-    """A batch of zeros, one example per task: its shapes are all that initialising a model needs."""
+    """Zeros, one example per task: the shapes are all that initialising a model needs."""
     lengths = batch_lengths(names, feature_lengths)
     inputs, targets = ((len(names), 1, lengths[feature]) for feature in ("inputs", "targets"))
     return {

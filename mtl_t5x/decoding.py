@@ -110,7 +110,7 @@ def greedy(
         chosen = jnp.where(ended, PAD_ID, jnp.argmax(scores, axis=-1)).astype(decoded.dtype)
         return jax.lax.dynamic_update_slice_in_dim(decoded, chosen[:, None], position, axis=1)
 
-    # The first step, from the start token 0, also fills the cache of the encoding's keys and values.
+    # The first step, from the start token 0, also caches the encoding's keys and values.
     scores, cache = advance({}, jnp.zeros_like(inputs[:, :1]), jnp.int32(0))
     decoded = choose(scores, decoded, jnp.int32(0))
 

@@ -20,7 +20,11 @@ from absl import logging as absl_logging
 import gin
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-RUN_MODES = {"train": "train.train", "eval": "evaluate.evaluate_run"}
+RUN_MODES = {
+    "train": "train.train",
+    "eval": "evaluate.evaluate_run",
+    "measure": "measure.measure",
+}
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "A gin file; may be given several times.")
 _GIN_BINDINGS = flags.DEFINE_multi_string(
@@ -30,7 +34,10 @@ _GIN_SEARCH_PATHS = flags.DEFINE_list(
     "gin_search_paths", ["."], "Where gin files are looked for; the project's root always is one."
 )
 _RUN_MODE = flags.DEFINE_enum(
-    "run_mode", "train", sorted(RUN_MODES), "train, or eval of the newest checkpoint."
+    "run_mode",
+    "train",
+    sorted(RUN_MODES),
+    "train; or, of the newest checkpoint, eval or measure (its conflict).",
 )
 _TFDS_DATA_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps its data sets.")
 _SEQIO_CACHE_DIRS = flags.DEFINE_list(
@@ -57,9 +64,10 @@ def run(
         gin.parse_config_files_and_bindings(list(gin_files), list(gin_bindings))
         model_dir = _macro("MODEL_DIR")
         os.makedirs(model_dir, exist_ok=True)
-        _write_config(model_dir, gin.config_str())
+        config = "config.gin" if run_mode == "train" else f"config-{run_mode}.gin"
+        _write_config(model_dir, config, gin.config_str())
         gin.get_configurable(RUN_MODES[run_mode])()
-        _write_config(model_dir, gin.operative_config_str())
+        _write_config(model_dir, config, gin.operative_config_str())
     except (TypeError, ValueError) as error:
         if name := _unset_macro(error):
             raise ValueError(_UNSET.format(name=name)) from error
@@ -105,8 +113,8 @@ def _unset_macro(error: Exception) -> str | None:
     return None
 
 
-def _write_config(model_dir: str, text: str) -> None:
-    with open(os.path.join(model_dir, "config.gin"), "w", encoding="utf-8") as file:
+def _write_config(model_dir: str, name: str, text: str) -> None:
+    with open(os.path.join(model_dir, name), "w", encoding="utf-8") as file:
         file.write(text)
 
 
@@ -132,5 +140,10 @@ def _main(argv: Sequence[str]) -> None:
         sys.exit(f"\nmtl_t5x.main stopped: {str(error).splitlines()[0]}")
 
 
+def start(*arguments: str) -> None:
+    """Runs what the command line asks for, with further arguments."""
+    app.run(_main, argv=rewrite_gin_flags([*sys.argv, *arguments]))
+
+
 if __name__ == "__main__":
-    app.run(_main, argv=rewrite_gin_flags(sys.argv))
+    start()

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 FILE = "conflict.json"
 DECODER = r"decoder/.*(kernel|rel_embedding)"
-SHARED_DECODER = {"decoder": DECODER, r"\1": r"(decoder/layers_\d+)/.*kernel"}
+LAYERS = r"((?:encoder|decoder)/layers_\d+)/.*kernel"
 Params = Mapping[str, Any]
 
 
@@ -50,12 +50,14 @@ class Settings:
         `gradients.select`; None: the encoder and its layers, and where all tasks share a decoder,
         the decoder and its layers.
       sketch_width: buckets of the sketches; None: exact.
+      period: while training, steps between measurements at a fixed point; 0: none.
     """
 
     examples: int = 1024
     piece: int = 16
     groups: Mapping[str, str] | None = None
     sketch_width: int | None = None
+    period: int = 0
 
     def __post_init__(self):
         if self.examples % self.piece or self.examples < 2 * self.piece:
@@ -69,7 +71,8 @@ class Settings:
         groups = self.groups
         if groups is None:
             groups = {"encoder": gradients.ENCODER, **gradients.ENCODER_LAYERS}
-            groups |= SHARED_DECODER if model.all_alike else {}
+            if model.all_alike:
+                groups = {"encoder": gradients.ENCODER, "decoder": DECODER, r"\1": LAYERS}
         return gradients.select(params, groups)
 
 
@@ -120,24 +123,40 @@ def measure(
         params, done, scale = state.params, int(state.step), adam_scale(state.opt_state)
     else:
         params, done = checkpoints.restore_params(model_dir, shapes.params)
+    result = of_tasks(
+        params, trained, model=model, feature_lengths=task_feature_lengths, seed=random_seed,
+        settings=settings, scale=scale,
+    )  # fmt: skip
+    of = "update directions" if update_directions else "gradients"
+    result = {"step": done, "of": of, **result}
+    write(result, os.path.join(model_dir, FILE))
+    print(table(result))
+    return result
+
+
+def of_tasks(
+    params: Params,
+    tasks: Sequence[seqio.Task],
+    *,
+    model: nn.Module,
+    feature_lengths: data.FeatureLengths,
+    seed: int,
+    settings: Settings,
+    scale: Params | None = None,
+) -> dict[str, Any]:
+    """`at`, on examples of the tasks' train splits; `seed` says which are drawn."""
+    with_heads = any(not isinstance(model.head(i), heads.Decoder) for i in range(len(tasks)))
     batches = data.train_batches(
-        trained,
-        task_feature_lengths,
-        settings.piece,
-        seed=random_seed,
-        with_heads=any(not isinstance(model.head(i), heads.Decoder) for i in range(len(names))),
+        tasks, feature_lengths, settings.piece, seed=seed, with_heads=with_heads
     )
-    result = {
-        "step": done,
-        "of": "update directions" if update_directions else "gradients",
-        **at(params, batches, model=model, tasks=names, settings=settings, scale=scale),
-    }
-    path = os.path.join(model_dir, FILE)
+    names = data.short_names(tasks)
+    return at(params, batches, model=model, tasks=names, settings=settings, scale=scale)
+
+
+def write(result: Mapping[str, Any], path: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1)
-    print(table(result))
-    logger.info("written to %s", path)
-    return result
+    logger.info("the conflict at step %d is in %s", result["step"], path)
 
 
 def adam_scale(opt_state: optax.OptState) -> Params:
@@ -368,4 +387,4 @@ def table(result: Mapping[str, Any]) -> str:
 if __name__ == "__main__":
     from mtl_t5x import main
 
-    main.start("measure")
+    main.start("--run_mode=measure")

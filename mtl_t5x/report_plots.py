@@ -236,7 +236,7 @@ def losses(study: folders.Study, variant: folders.Variant) -> Figure:
             if len(curve[0]):
                 _band(axes, curve, colour, line, label)
         axes.set_title(task)
-        axes.set_ylim(bottom=0)
+        axes.set_yscale("log")  # the first steps would flatten all that follows
     for axes in grid.flat[len(tasks) :]:
         axes.set_visible(False)
     if len(study.variants) > 1:

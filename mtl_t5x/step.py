@@ -83,13 +83,13 @@ def state_layout(
       ValueError: a mesh that doesn't fit the devices or `batch_size` examples per task.
     """
 
-    def boxed():
+    def boxed(batch):
         params = model.init(jax.random.key(0), batch)["params"]
         return TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
 
     return sharding.layout(
         mesh,
-        jax.eval_shape(boxed),
+        jax.eval_shape(boxed, batch),
         num_tasks=batch["encoder_input_tokens"].shape[0],
         batch_size=batch_size,
         tasks_are_alike=model.tasks_are_alike,
@@ -164,10 +164,10 @@ def _check_halves(batch: Batch, layout: sharding.Layout | None, microbatches: in
         raise ValueError(
             f"BATCH_SIZE = {examples} has no halves: unbiased figures need an even one"
         )
-    if microbatches > 1 or (layout is not None and layout.spread_tasks):
+    if microbatches > 1 or layout is not None:
         raise ValueError(
-            "unbiased figures need each task's batch whole: set MICROBATCHES to 1 and don't spread "
-            "the tasks over devices"
+            "unbiased figures need each task's batch whole: set MICROBATCHES to 1 and compute on one "
+            "device, or train.train.unbiased_window to 0"
         )
 
 

@@ -16,13 +16,14 @@ import seqio
 from clu import parameter_overview
 from flax.training.train_state import TrainState
 
-from mtl_t5x import checkpoints, data, decoding, evaluate, gradients, heads, step
+from mtl_t5x import checkpoints, data, decoding, evaluate, gradients, heads, measure, step
 from mtl_t5x.run_log import RunLog
 from mtl_t5x.running import Running
 
 logger = logging.getLogger(__name__)
 
 ENCODER_GROUP = {"encoder": gradients.ENCODER}
+NO_FIXED_POINT = measure.Settings(period=0)
 
 
 def train(
@@ -46,6 +47,7 @@ def train(
     initial_checkpoint_path: str | None = None,
     conflict_groups: Mapping[str, str] = ENCODER_GROUP,
     unbiased_window: int = 0,
+    fixed_point: measure.Settings = NO_FIXED_POINT,
 ) -> dict[str, Any]:
     """Trains on every task at once, measures their conflict, evaluates, and leaves a run folder.
 
@@ -73,6 +75,8 @@ def train(
       conflict_groups: a group's name to the expression of its parameters' names.
       unbiased_window: over how many measured steps the unbiased figures run (see `Running`); 0:
         none, and the halves of the batches aren't told apart.
+      fixed_point: how, and at which steps, the conflict is measured on many examples, dropout off;
+        each time leaves a file `conflict_<step>.json`.
 
     Returns:
       What `results.json` holds.
@@ -127,6 +131,13 @@ def train(
     with manager, log:
         for current in range(start, train_steps):
             measured = conflict_period > 0 and current % conflict_period == 0
+            if fixed_point.period and current % fixed_point.period == 0:
+                point = measure.of_tasks(
+                    state.params, trained, model=model, feature_lengths=task_feature_lengths,
+                    seed=random_seed, settings=fixed_point,
+                )  # fmt: skip
+                path = os.path.join(model_dir, f"conflict_{current}.json")
+                measure.write({"step": current, **point}, path)
             batch = jax.tree.map(jnp.asarray, next(batches))
             state, metrics = step.train_step(
                 state,
@@ -157,7 +168,7 @@ def _due(done: int, period: int) -> bool:
 
 
 def _start(state: TrainState, manager, initial_checkpoint_path: str | None) -> TrainState:
-    """The newest state in the run's folder, else the initial checkpoint's parameters, else fresh."""
+    """The run folder's newest state, else the initial checkpoint's parameters, else fresh ones."""
     restored = checkpoints.restore_latest(manager, state)
     if restored is not None:
         logger.info("%s: going on from step %d", manager.directory, int(restored.step))

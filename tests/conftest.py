@@ -14,7 +14,7 @@ install_import_hook([f"mtl_t5x.{module}" for module in CHECKED], "beartype.beart
 
 @pytest.fixture
 def shared() -> pathlib.Path:
-    """Real benchmark files, T5's vocabulary and checkpoints; a test that needs them skips without."""
+    """Real benchmark files, T5's vocabulary, checkpoints; a test that needs them skips without."""
     folder = pathlib.Path(os.environ.get("MTL_T5X_SHARED", ROOT.parent / "shared"))
     if not (folder / "data").is_dir():
         pytest.skip(f"no real benchmark files at {folder}; MTL_T5X_SHARED says where they are")

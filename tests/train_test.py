@@ -112,7 +112,7 @@ def a_config() -> t5.T5Config:
 
 
 def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path):
-    class Interrupted(Exception):
+    class StoppedError(Exception):
         pass
 
     original = run_log.RunLog.add
@@ -120,11 +120,11 @@ def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path):
     def interrupt(self, at_step, *args, **kwargs):
         original(self, at_step, *args, **kwargs)
         if at_step == 8:
-            raise Interrupted
+            raise StoppedError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_log.RunLog, "add", interrupt)
-        with pytest.raises(Interrupted):
+        with pytest.raises(StoppedError):
             main.run([EXAMPLE], bindings(tmp_path))
     assert not (tmp_path / "results.json").exists()
     main.run([EXAMPLE], bindings(tmp_path))

@@ -85,8 +85,8 @@ def relative_position_bucket(
 ) -> np.ndarray:
     """Buckets of key position minus query position: exact when near, logarithmic when far.
 
-    Source: T5 (Raffel et al. 2020, arXiv 1910.10683), section 2.1, with the bucket boundaries of its
-    released code.
+    Source: T5 (Raffel et al. 2020, arXiv 1910.10683), section 2.1, with the bucket boundaries of
+    its released code.
     """
     distance = -relative_position
     offset = np.zeros_like(distance)

@@ -1,4 +1,4 @@
-"""T5 1.1's encoder and decoder (Raffel et al. 2020, arXiv 1910.10683; gated GELU, untied logits)."""
+"""T5 1.1: encoder and decoder (Raffel et al. 2020, arXiv 1910.10683; gated GELU, untied logits)."""
 
 from __future__ import annotations
 

@@ -73,6 +73,10 @@ def _show_task(task: seqio.Task, split: str, count: int, lengths: dict[str, int]
             full[feature].append(len(example[feature]))
     total = len(full["inputs"])
     lines = [f"{task.name}, split {split}: {total} examples"]
+    lines += [
+        f"{rows} rows of the files were dropped: {reason}"
+        for reason, rows in task.source.dropped(split).items()
+    ]
     for number, example in enumerate(itertools.islice(examples(lengths), count)):
         lines.append(f"example {number}")
         for feature, longest in lengths.items():

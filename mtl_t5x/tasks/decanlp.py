@@ -149,7 +149,9 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
     _check_added()
     tasks, mixtures = {}, {}
     for name, task in TASKS.items():
-        source = sources.rows_source(functools.partial(rows, data, name), SPLITS)
+        source = sources.rows_source(
+            functools.partial(rows, data, name), SPLITS, functools.partial(dropped, data, name)
+        )
         for prompt, by_task in prompts.PROMPTS[BENCHMARK].items():
             for labels, words in prompts.LABELS[BENCHMARK].items():
                 if name not in by_task or (task.classes and name not in words):

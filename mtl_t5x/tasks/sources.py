@@ -16,9 +16,15 @@ Row = dict[str, Any]
 class RowsSource(seqio.DataSource):
     """Rows held in memory; see `rows_source`."""
 
-    def __init__(self, load: Callable[[str], Sequence[Row]], splits: Iterable[str]):
+    def __init__(
+        self,
+        load: Callable[[str], Sequence[Row]],
+        splits: Iterable[str],
+        dropped: Callable[[str], Mapping[str, int]],
+    ):
         super().__init__(splits=splits)
         self._load = load
+        self.dropped = dropped
         self._columns: dict[str, dict[str, tf.Tensor | tf.RaggedTensor]] = {}
 
     @property
@@ -63,7 +69,16 @@ class RowsSource(seqio.DataSource):
         )
 
 
-def rows_source(load: Callable[[str], Sequence[Row]], splits: Iterable[str]) -> seqio.DataSource:
+def _none_dropped(split: str) -> Mapping[str, int]:
+    del split
+    return {}
+
+
+def rows_source(
+    load: Callable[[str], Sequence[Row]],
+    splits: Iterable[str],
+    dropped: Callable[[str], Mapping[str, int]] = _none_dropped,
+) -> seqio.DataSource:
     """Makes a SeqIO source of rows in memory.
 
     Every row has the same fields; a value is a str, an int, a float, or a list of one of these.
@@ -76,8 +91,9 @@ def rows_source(load: Callable[[str], Sequence[Row]], splits: Iterable[str]) -> 
       load: from the name of a split to its rows. Called when a split is asked for, more than
         once: it should keep what it has read.
       splits: the names of the splits.
+      dropped: from the name of a split to how many rows were left out, by the reason.
     """
-    return RowsSource(load, splits)
+    return RowsSource(load, splits, dropped)
 
 
 def _columns(rows: Sequence[Row], split: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:

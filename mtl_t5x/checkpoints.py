@@ -1,9 +1,11 @@
-"""Checkpoints by orbax: `checkpoint_<step>/state` in the run's folder."""
+"""Checkpoints by orbax: `checkpoint_<step>/state` in the run's folder, and their hashes beside it."""
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,24 +13,39 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax.training.train_state import TrainState
+from jax.experimental import multihost_utils
 
-from mtl_t5x import pretrained
+from mtl_t5x import manifest, pretrained
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "checkpoint"
+DAMAGED = "damaged_"  # before the name of a checkpoint that was put aside
 
 
 def manager(
     model_dir: str, *, keep: int | None = None, keep_period: int | None = None
 ) -> ocp.CheckpointManager:
     """Saves in the background; keeps the last `keep` (None: all) and each `keep_period`-th step."""
+    folder = epath.Path(os.path.abspath(model_dir))
+
+    def hash_files() -> None:
+        # Called in the background, when all files are there under a temporary name.
+        if jax.process_index() == 0:
+            for path in folder.glob(f"{PREFIX}_*"):
+                if not manifest.exists(path) and (path / "state").exists():
+                    manifest.write(path, committed=False)
+
     options = ocp.CheckpointManagerOptions(
         step_prefix=PREFIX,
         max_to_keep=keep,
         keep_period=keep_period,
         create=True,
         enable_async_checkpointing=True,
+        async_options=ocp.AsyncOptions(post_finalization_callback=hash_files),
+        cleanup_tmp_directories=True,
     )
-    return ocp.CheckpointManager(os.path.abspath(model_dir), options=options)
+    return ocp.CheckpointManager(folder, options=options)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
@@ -36,21 +53,99 @@ def _tree(state: TrainState) -> dict[str, Any]:
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
-    """Writes the state under its own step; returns while the disk is still busy."""
+    """Writes the state under its own step; returns while the disk is still busy.
+
+    Raises:
+      OSError: this or the last save failed, as on a full disk; what was saved before stays.
+    """
     step = int(state.step)
     if step not in checkpoints.all_steps():
         args = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)))
-        checkpoints.save(step, args=args, force=True)
+        finish(checkpoints)
+        with _Writing(checkpoints):
+            checkpoints.save(step, args=args, force=True)
+
+
+def check(checkpoints: ocp.CheckpointManager) -> None:
+    """Raises OSError if a save in the background has failed."""
+    with _Writing(checkpoints):
+        checkpoints.check_for_errors()
+
+
+def finish(checkpoints: ocp.CheckpointManager) -> None:
+    """Waits until the disk has everything; raises OSError if it won't."""
+    with _Writing(checkpoints):
+        checkpoints.wait_until_finished()
+        checkpoints.check_for_errors()
+        newest = checkpoints.directory / f"{PREFIX}_{checkpoints.latest_step()}"
+        if jax.process_index() == 0 and manifest.exists(newest):
+            manifest.write(newest, committed=True)
+
+
+class _Writing:
+    """Orbax and TensorStore raise many kinds of errors for what is wrong with a disk."""
+
+    def __init__(self, checkpoints: ocp.CheckpointManager):
+        self._folder = checkpoints.directory
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, Exception):
+            raise OSError(
+                f"no checkpoint could be written to {self._folder}: {str(error).splitlines()[0]}. "
+                "Those that were written before are good"
+            ) from error
 
 
 def restore_latest(checkpoints: ocp.CheckpointManager, state: TrainState) -> TrainState | None:
-    """The newest state in the run's folder, with `state`'s shapes; None where there is none yet."""
-    step = checkpoints.latest_step()
+    """The newest good state in the run's folder, placed as `state`; None where there is none yet.
+
+    A checkpoint with a damaged file is put aside under another name, and the one before is used.
+
+    Raises:
+      ValueError: there are checkpoints, but all are damaged.
+    """
+    steps = sorted(checkpoints.all_steps(), reverse=True)
+    step = _newest_good(checkpoints.directory, steps)
     if step is None:
         return None
+    if step != steps[0]:
+        _put_aside(checkpoints, [newer for newer in steps if newer > step])
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(state))
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
     return state.replace(**checkpoints.restore(step, args=args)["state"])
+
+
+def _newest_good(folder: epath.Path, steps: Iterable[int]) -> int | None:
+    """The first of the steps whose files are all as they were written; None: there are no steps."""
+    found = []
+    for step in steps:
+        path = folder / f"{PREFIX}_{step}"
+        if not manifest.exists(path):
+            logger.warning("%s has no %s: it can't be checked", path, manifest.FILE)
+            return step
+        damage = manifest.damage(path)
+        if damage is None:
+            return step
+        found.append(damage)
+        logger.error("%s: that checkpoint isn't used", damage)
+    if found:
+        raise ValueError(f"no good checkpoint is left in {folder}: {'; '.join(found)}")
+    return None
+
+
+def _put_aside(checkpoints: ocp.CheckpointManager, steps: Iterable[int]) -> None:
+    for step in steps:
+        path = checkpoints.directory / f"{PREFIX}_{step}"
+        if jax.process_index() == 0:
+            aside = path.parent / f"{DAMAGED}{path.name}"
+            if aside.exists():
+                aside.rmtree()
+            path.rename(aside)
+    multihost_utils.sync_global_devices("damaged checkpoints are put aside")
+    checkpoints.reload()
 
 
 def restore_params(path: str, params: Any) -> tuple[Any, int]:
@@ -69,7 +164,10 @@ def restore_params(path: str, params: Any) -> tuple[Any, int]:
             f"{path!r} holds no checkpoint: give a folder {PREFIX}_<step>, or the folder of a run "
             "that has one, as INITIAL_CHECKPOINT_PATH or MODEL_DIR"
         )
-    folder, step = found
+    return _restore_params(*found, params)
+
+
+def _restore_params(folder: epath.Path, step: int, params: Any) -> tuple[Any, int]:
     abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, params)}
     restore = ocp.args.PyTreeRestore(
         abstract,
@@ -101,8 +199,8 @@ def initial_params(path: str, params: Any) -> Any:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(state)["params"]
     )
     if jax.tree.map(np.shape, stored) == jax.tree.map(np.shape, params):
-        return restore_params(path, params)[0]
-    loaded, _ = restore_params(path, stored)
+        return _restore_params(folder, step, params)[0]
+    loaded, _ = _restore_params(folder, step, stored)
     parts = {name: loaded[name] for name in pretrained.PARTS if name in loaded}
     return pretrained.merge(params, jax.tree.map(np.asarray, parts))
 
@@ -111,16 +209,20 @@ _READ_ONLY = ocp.CheckpointManagerOptions(step_prefix=PREFIX, read_only=True)
 
 
 def _find(path: str) -> tuple[epath.Path, int] | None:
-    """(run's folder, step) of a checkpoint of ours; None where there is none."""
+    """(run's folder, step) of a good checkpoint of ours; None where there is no checkpoint.
+
+    Raises:
+      ValueError: there is, but its files are damaged.
+    """
     folder = epath.Path(os.path.abspath(path))
-    match = re.fullmatch(rf"{PREFIX}_(\d+)", folder.name)
-    if match:
-        return (folder.parent, int(match.group(1))) if (folder / "state").exists() else None
-    if not folder.is_dir():
-        return None
+    children = [folder]
+    if not re.fullmatch(rf"{PREFIX}_\d+", folder.name):
+        children = list(folder.iterdir()) if folder.is_dir() else []
     steps = [
         int(match.group(1))
-        for child in folder.iterdir()
+        for child in children
         if (match := re.fullmatch(rf"{PREFIX}_(\d+)", child.name)) and (child / "state").exists()
     ]
-    return (folder, max(steps)) if steps else None
+    parent = folder.parent if children == [folder] else folder
+    step = _newest_good(parent, sorted(steps, reverse=True))
+    return None if step is None else (parent, step)

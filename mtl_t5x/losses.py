@@ -16,13 +16,15 @@ def token_cross_entropy(
 ) -> Float[Array, " task"]:
     """Mean cross-entropy in nats over each task's own target tokens.
 
-    `weights` is 1 on target tokens, 0 on padding. `z_loss` times the squared log of the softmax's
-    normaliser is added for every token (PaLM, arXiv 2204.02311, section 5; T5X uses 1e-4).
+    `weights` is 1 on target tokens, 0 on padding; a task without any token has loss 0. `z_loss`
+    times the squared log of the softmax's normaliser is added for every token (PaLM, arXiv
+    2204.02311, section 5; T5X uses 1e-4).
     """
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     if z_loss:
         entropy = entropy + z_loss * jax.nn.logsumexp(logits, axis=-1) ** 2
-    return jnp.sum(entropy * weights, axis=(1, 2)) / jnp.sum(weights, axis=(1, 2))
+    total = jnp.sum(weights, axis=(1, 2))
+    return jnp.sum(entropy * weights, axis=(1, 2)) / jnp.where(total == 0, 1, total)
 
 
 def classification(

@@ -47,7 +47,7 @@ class RunLog:
         self._examples_per_step = examples_per_step
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
         path = os.path.join(model_dir, FILE)
-        kept = _drop_lines_from(path, start_step)
+        kept = drop_lines_from(path, start_step)
         self._running = running
         if running is not None:
             running.restore(kept)
@@ -163,7 +163,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _drop_lines_from(path: str, step: int) -> list[dict[str, Any]]:
+def drop_lines_from(path: str, step: int) -> list[dict[str, Any]]:
     """Keeps the lines before `step`, and returns them; one that a crash cut off is dropped too."""
     if not os.path.exists(path):
         return []

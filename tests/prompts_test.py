@@ -117,17 +117,17 @@ def bad(prompt=None, labels=None):
         (
             {"cola": "Good? {sentense}"},
             None,
-            "Prompt 'mine', task 'cola': Unknown field 'sentense' in the template "
+            "Prompt 'mine' of glue, task 'cola': Unknown field 'sentense' in the template "
             r"'Good\? {sentense}'\. Did you mean 'sentence'\? Known: sentence\.",
         ),
         ({"cola": "Good? {}"}, None, "Unknown field ''"),
         ({"cola": "Good? {sentence"}, None, "task 'cola'.*unbalanced braces.*write {{ or }}"),
-        ({"cola": []}, None, "Prompt 'mine', task 'cola': at least one template"),
+        ({"cola": []}, None, "Prompt 'mine' of glue, task 'cola': at least one template"),
         ({"colla": "{sentence}"}, None, "Unknown task 'colla' in prompt 'mine'.*mean 'cola'"),
         ({"cola": Template("{sentence}", ("a",))}, None, "2 different words are needed.*found 'a'"),
         ({"stsb": Template("{sentence1}", ("a",))}, None, "task 'stsb'.*has no classes"),
         ({"stsb": Template("{sentence1}", turned=True)}, None, "no template can be turned"),
-        (None, {"mnli": ("a", "b")}, "Label vocabulary 'mine', task 'mnli': 3 different words"),
+        (None, {"mnli": ("a", "b")}, "Label vocabulary 'mine' of glue, task 'mnli': 3 different words"),
         (None, {"cola": ("a", "a")}, "2 different words are needed"),
         (None, {"cola": ("a ", "b")}, "without space around them"),
         (None, {"stsb": ("a", "b")}, "'stsb': the task has no classes"),

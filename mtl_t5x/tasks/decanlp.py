@@ -25,9 +25,8 @@ from mtl_t5x.tasks import (
     postprocessors,
     preprocessors,
     prompts,
-    registry,
     sources,
-    vocabularies,
+    variants,
 )
 from mtl_t5x.tasks.decanlp_postprocessors import Answers, LogicalForm, StateChange, Text
 from mtl_t5x.tasks.decanlp_rows import NLI_LABELS, SENTIMENTS, UNANSWERABLE
@@ -141,37 +140,36 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
       FileNotFoundError: no such folder, or no such vocabulary.
       ValueError: a prompt or a label vocabulary does not fit its task.
     """
-    sources.check_folder(data)
-    settings = (data, vocabulary_path, prompts.snapshot(BENCHMARK))
-    if registry.is_current(BENCHMARK, settings):
-        return
-    feature = seqio.Feature(vocabularies.load(vocabulary_path), add_eos=True)
-    _check_added()
-    tasks, mixtures = {}, {}
-    for name, task in TASKS.items():
-        source = sources.rows_source(
-            functools.partial(rows, data, name), SPLITS, functools.partial(dropped, data, name)
-        )
-        for prompt, by_task in prompts.PROMPTS[BENCHMARK].items():
-            for labels, words in prompts.LABELS[BENCHMARK].items():
-                if name not in by_task or (task.classes and name not in words):
-                    continue
-                full_name = registry.task_name(BENCHMARK, name, prompt, labels)
-                target, postprocess_fn = preprocessors.field("answer"), task.postprocess
-                if task.classes:
-                    table = prompts.answers(by_task[name], labels, words[name])
-                    target = preprocessors.class_words(table)
-                    postprocess_fn = postprocessors.ClassIndex(table)
-                tasks[full_name] = {
-                    "source": source,
-                    "preprocessors": _preprocessors(by_task[name], target, task.keep),
-                    "postprocess_fn": postprocess_fn,
-                    "metric_fns": task.metric_fns,
-                    "output_features": {"inputs": feature, "targets": feature},
-                }
-                mixture = registry.mixture_name(BENCHMARK, prompt, labels)
-                mixtures.setdefault(mixture, []).append(full_name)
-    registry.replace(BENCHMARK, settings, tasks, mixtures)
+    variants.register(
+        BENCHMARK,
+        lambda: {
+            name: variants.Variants(
+                source=sources.rows_source(
+                    functools.partial(rows, data, name),
+                    SPLITS,
+                    functools.partial(dropped, data, name),
+                ),
+                metric_fns=task.metric_fns,
+                build=functools.partial(_build, task),
+                fields=("context", "question", *task.fields),
+                classes=task.classes,
+            )
+            for name, task in TASKS.items()
+        },
+        data,
+        vocabulary_path,
+    )
+
+
+def _build(
+    task: DecaNlpTask, templates: Sequence[Template], labels: str, words: Sequence[str]
+) -> tuple[Sequence[Callable], Callable]:
+    if not task.classes:
+        target = preprocessors.field("answer")
+        return _preprocessors(templates, target, task.keep), task.postprocess
+    table = prompts.answers(templates, labels, words)
+    target = preprocessors.class_words(table)
+    return _preprocessors(templates, target, task.keep), postprocessors.ClassIndex(table)
 
 
 def _preprocessors(
@@ -205,24 +203,6 @@ def _before_context(text: str, example: preprocessors.Example) -> tf.Tensor:
         if name is not None:
             length += tf.strings.length(example[name], unit="UTF8_CHAR")
     return tf.constant(-1)
-
-
-def _check_added() -> None:
-    """Checks every prompt and label vocabulary against the tasks, before any is registered."""
-    for prompt, by_task in prompts.PROMPTS[BENCHMARK].items():
-        for name, templates in by_task.items():
-            if name not in TASKS:
-                raise ValueError(registry.unknown("task", name, TASKS, f" in prompt {prompt!r}"))
-            where = f"Prompt {prompt!r} of {BENCHMARK}, task {name!r}"
-            fields = ("context", "question", *TASKS[name].fields)
-            prompts.check(where, templates, fields, TASKS[name].classes)
-    classed = [name for name, task in TASKS.items() if task.classes]
-    for labels, by_task in prompts.LABELS[BENCHMARK].items():
-        for name, words in by_task.items():
-            if name not in classed:
-                raise ValueError(registry.unknown("task", name, classed, f" in labels {labels!r}"))
-            where = f"Label vocabulary {labels!r} of {BENCHMARK}, task {name!r}"
-            prompts.check_words(where, words, TASKS[name].classes)
 
 
 register()

@@ -12,17 +12,14 @@ import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
-import seqio
-
 from mtl_t5x.tasks import (
     glue_prompts,  # noqa: F401, fills PROMPTS and LABELS
     metrics,
     postprocessors,
     preprocessors,
     prompts,
-    registry,
     sources,
-    vocabularies,
+    variants,
 )
 
 BENCHMARK = "glue"
@@ -173,61 +170,34 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
       FileNotFoundError: no such folder, or no such vocabulary.
       ValueError: a prompt or a label vocabulary does not fit its task.
     """
-    sources.check_folder(data)
-    settings = (data, vocabulary_path, prompts.snapshot(BENCHMARK))
-    if registry.is_current(BENCHMARK, settings):
-        return
-    feature = seqio.Feature(vocabularies.load(vocabulary_path), add_eos=True)
-    _check_added()
-    tasks, mixtures = {}, {}
-    for name, task in TASKS.items():
-        source = sources.rows_source(functools.partial(rows, data, name), task.splits)
-        official = task.official or name
-        for prompt, templates in prompts.PROMPTS[BENCHMARK].items():
-            for labels, words in prompts.LABELS[BENCHMARK].items():
-                if official not in templates or (task.values and official not in words):
-                    continue
-                full_name = registry.task_name(BENCHMARK, name, prompt, labels)
-                target, postprocess_fn = _target(
-                    templates[official], labels, words.get(official, ())
-                )
-                tasks[full_name] = {
-                    "source": source,
-                    "preprocessors": preprocessors.preprocessors(templates[official], target),
-                    "postprocess_fn": postprocess_fn,
-                    "metric_fns": task.metric_fns,
-                    "output_features": {"inputs": feature, "targets": feature},
-                }
-                mixture = registry.mixture_name(BENCHMARK, prompt, labels)
-                mixtures.setdefault(mixture, []).append(full_name)
-    registry.replace(BENCHMARK, settings, tasks, mixtures)
+    variants.register(
+        BENCHMARK,
+        lambda: {
+            name: variants.Variants(
+                source=sources.rows_source(functools.partial(rows, data, name), task.splits),
+                metric_fns=task.metric_fns,
+                build=_build,
+                fields=tuple(task.columns),
+                classes=len(task.values),
+                prompted_as=task.official,
+            )
+            for name, task in TASKS.items()
+        },
+        data,
+        vocabulary_path,
+    )
 
 
-def _target(
+def _build(
     templates: Sequence[prompts.Template], labels: str, words: Sequence[str]
-) -> tuple[preprocessors.Target, Callable]:
+) -> tuple[Sequence[Callable], Callable]:
     if not words:
-        return preprocessors.score, postprocessors.Score()
+        return preprocessors.preprocessors(templates, preprocessors.score), postprocessors.Score()
     table = prompts.answers(templates, labels, words)
-    return preprocessors.class_words(table), postprocessors.ClassIndex(table)
-
-
-def _check_added() -> None:
-    """Checks every prompt and label vocabulary against the tasks, before any is registered."""
-    trained = [name for name, task in TASKS.items() if not task.official]
-    for prompt, by_task in prompts.PROMPTS[BENCHMARK].items():
-        for name, templates in by_task.items():
-            if name not in trained:
-                raise ValueError(registry.unknown("task", name, trained, f" in prompt {prompt!r}"))
-            task = TASKS[name]
-            where = f"Prompt {prompt!r}, task {name!r}"
-            prompts.check(where, templates, list(task.columns), len(task.values))
-    for labels, by_task in prompts.LABELS[BENCHMARK].items():
-        for name, words in by_task.items():
-            if name not in trained:
-                raise ValueError(registry.unknown("task", name, trained, f" in labels {labels!r}"))
-            where = f"Label vocabulary {labels!r}, task {name!r}"
-            prompts.check_words(where, words, len(TASKS[name].values))
+    return (
+        preprocessors.preprocessors(templates, preprocessors.class_words(table)),
+        postprocessors.ClassIndex(table),
+    )
 
 
 register()

@@ -1,0 +1,46 @@
+"""Which examples each step saw: `examples.jsonl`, to compare the data order of two runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mtl_t5x import run_log
+
+FILE = "examples.jsonl"
+
+
+class ExampleLog:
+    """Appends a line per step, `{"step": …, "examples": {task: [id, …]}}`.
+
+    An id is the CRC-32 of the example's tokens. As in `metrics.jsonl`, lines of an earlier attempt
+    from `start_step` on are dropped.
+    """
+
+    def __init__(self, model_dir: str, task_names: Sequence[str], start_step: int):
+        self._names = tuple(task_names)
+        path = os.path.join(model_dir, FILE)
+        run_log.drop_lines_from(path, start_step)
+        self._file = open(path, "a", encoding="utf-8")
+
+    def __enter__(self) -> ExampleLog:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._file.close()
+
+    def add(self, step: int, batch: Mapping[str, np.ndarray]) -> None:
+        """Takes a step's batch, `[task, batch, length]`."""
+        tokens = np.concatenate(
+            [batch["encoder_input_tokens"], batch["decoder_target_tokens"]], axis=-1
+        )
+        ids = {
+            name: [zlib.crc32(example.tobytes()) for example in examples]
+            for name, examples in zip(self._names, tokens, strict=True)
+        }
+        self._file.write(json.dumps({"step": step, "examples": ids}) + "\n")
+        self._file.flush()

@@ -1,0 +1,250 @@
+"""Measuring at a fixed point: against K jax.grad calls, and against the original's way in PyTorch."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import random_t5
+from flax.traverse_util import flatten_dict
+
+from mtl_t5x import gradients, main, measure, pretrained, step
+from mtl_t5x.models import architectures
+
+TASKS = ("a", "b", "c")
+CONFIG = dataclasses.replace(random_t5.CONFIG, num_encoder_layers=2, num_decoder_layers=1)
+MODEL = architectures.TextToText(CONFIG)
+SETTINGS = measure.Settings(examples=12, piece=4)
+EXAMPLE = "gin/examples/mini_glue_text_to_text.gin"
+
+
+def pieces(count=3):
+    return [random_t5.batch(seed, len(TASKS)) for seed in range(count)]
+
+
+def at(params, settings=SETTINGS, **kwargs):
+    return measure.at(params, pieces(), model=MODEL, tasks=TASKS, settings=settings, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return random_t5.params(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def rows(params):
+    """Gradient of each piece and task by parameter: `[piece, task, *shape]`."""
+    one = jax.jit(jax.grad(lambda p, batch: MODEL.apply({"params": p}, batch)[0]))
+    by_piece = [
+        [flatten_dict(one(params, {n: v[k : k + 1] for n, v in batch.items()}), sep="/")
+         for k in range(len(TASKS))]
+        for batch in pieces()
+    ]  # fmt: skip
+    return {
+        name: np.array([[task[name] for task in piece] for piece in by_piece], np.float64)
+        for name in by_piece[0][0]
+    }
+
+
+def joined(rows, names):
+    return np.concatenate([rows[name].reshape(*rows[name].shape[:2], -1) for name in names], -1)
+
+
+def assert_figures(figures, means, small_squares, tolerance):
+    """Each definition from the mean gradients [task, n] and the pieces' mean squared norms."""
+    norms = np.linalg.norm(means, axis=1)
+    units = means / norms[:, None]
+    x = np.linalg.norm(units.mean(axis=0))
+    by_task = {
+        "norms": norms,
+        "noise_trace": (small_squares - norms**2) / (1 / 4 - 1 / 12),
+        "squared_norm": (12 * norms**2 - 4 * small_squares) / 8,
+    }
+    for name, values in by_task.items():
+        np.testing.assert_allclose(list(figures[name].values()), values, rtol=tolerance)
+        assert tuple(figures[name]) == TASKS
+    scale = by_task["noise_trace"] / by_task["squared_norm"]
+    for task, expected in zip(TASKS, scale):
+        if expected > 0:
+            assert figures["noise_scale"][task] == pytest.approx(expected, rel=5 * tolerance)
+    assert figures["reference_directional"] == pytest.approx(x, rel=tolerance)
+    assert figures["directional"] == pytest.approx(x**2 - 1 / 3, abs=tolerance)
+    assert figures["reference_magnitude"] == pytest.approx(np.var(norms**2), rel=5 * tolerance)
+    total = np.sum(means.sum(axis=0) ** 2)
+    assert figures["magnitude"] == pytest.approx(np.mean((norms**2 - total) ** 2), rel=tolerance)
+    np.testing.assert_allclose(figures["cosine"], units @ units.T, atol=tolerance)
+
+
+def test_every_group_against_separate_gradients(params, rows):
+    result = at(params)
+    groups = SETTINGS.names(MODEL, params)
+    assert list(groups) == ["encoder", "encoder/layers_0", "encoder/layers_1", "decoder",
+                            "decoder/layers_0"] or set(groups) == set(result["groups"])  # fmt: skip
+    assert {"encoder", "decoder", "encoder/layers_1", "decoder/layers_0"} <= set(groups)
+    for group, names in groups.items():
+        gradient = joined(rows, names)
+        squares = np.sum(gradient**2, axis=-1).mean(axis=0)
+        assert_figures(result["groups"][group], gradient.mean(axis=0), squares, 2e-5)
+    losses = [MODEL.apply({"params": params}, batch) for batch in pieces()]
+    np.testing.assert_allclose(list(result["loss"].values()), np.mean(losses, axis=0), rtol=1e-5)
+
+
+def test_scaled_gradients(params, rows):
+    """With factors per parameter, as for the update's directions."""
+    rng = np.random.default_rng(0)
+    scale = jax.tree.map(lambda p: jnp.asarray(rng.uniform(0.5, 2, p.shape), jnp.float32), params)
+    names = SETTINGS.names(MODEL, params)["encoder"]
+    flat = flatten_dict(scale, sep="/")
+    scaled = {name: rows[name] * np.asarray(flat[name], np.float64) for name in names}
+    gradient = joined(scaled, names)
+    squares = np.sum(gradient**2, axis=-1).mean(axis=0)
+    figures = at(params, scale=scale)["groups"]["encoder"]
+    assert_figures(figures, gradient.mean(axis=0), squares, 2e-5)
+
+
+def test_adam_scale(params):
+    optimizer = step.adamw(1e-3, 1, 10, b2=0.9, eps=1e-3)
+    opt_state = optimizer.init(params)
+    grads = [jax.tree.map(lambda p, s=s: s * jnp.sin(p) / 100, params) for s in (1.0, -2.0)]
+    for gradient in grads:
+        _, opt_state = optimizer.update(gradient, opt_state, params)
+    moments = jax.tree.map(lambda a, b: 0.1 * (0.9 * a**2 + b**2) / (1 - 0.9**2), *grads)
+    expected = jax.tree.map(lambda v: 1 / (jnp.sqrt(v) + 1e-3), moments)
+    clip = 5.0 / max(5.0, *(float(optax.tree.norm(gradient)) for gradient in grads))
+    assert clip == 1.0, "the test's gradients are below the clip"
+    for a, b in zip(jax.tree.leaves(measure.adam_scale(opt_state)), jax.tree.leaves(expected)):
+        np.testing.assert_allclose(a, b, rtol=1e-4)
+
+
+def test_sketches_of_pieces_add_up(params):
+    exact, cosines, errors = at(params)["groups"], [], []
+    for width in (2048, 32768):
+        settings = dataclasses.replace(SETTINGS, sketch_width=width)
+        figures = at(params, settings)["groups"]["encoder"]
+        cosines.append(np.array(figures["cosine"]))
+        errors.append(np.array(figures["cosine_error"]))
+    expected, off = np.array(exact["encoder"]["cosine"]), np.triu_indices(3, 1)
+    for cosine, error in zip(cosines, errors):
+        assert np.all(np.abs(cosine - expected)[off] < 4.5 * error[off])
+    assert errors[1][off].max() < 0.5 * errors[0][off].max()
+
+
+def test_settings_that_can_not_work():
+    with pytest.raises(ValueError, match="examples = 20 must be two pieces at least"):
+        measure.Settings(examples=20, piece=16)
+
+
+def test_use_that_goes_past_the_probes(params):
+    """Summed task gradients that aren't the gradient are noticed."""
+
+    class Leaking(architectures.TextToText):
+        def __call__(self, batch, **kwargs):
+            losses = super().__call__(batch, **kwargs)
+            kernel = self.encoder.variables["params"]["layers_0"]["mlp"]["wo"]["kernel"]
+            return losses + jnp.sum(kernel**2)
+
+    with pytest.raises(ValueError, match="layers_0/mlp/wo/kernel don't add up to the gradient"):
+        measure.at(params, pieces(), model=Leaking(CONFIG), tasks=TASKS, settings=SETTINGS)
+
+
+def test_parameters_that_no_probe_reaches(params):
+    def loss_fn(params, given):
+        return jnp.stack([jnp.sum(params["w"]), 2 * jnp.sum(params["w"])]), None
+
+    with pytest.raises(ValueError, match="conflict in w can't be measured"):
+        gradients.gradient_and_grams(loss_fn, {"w": jnp.ones(3)}, 2, {"all": ".*"})
+
+
+def test_command_on_a_runs_folder(tmp_path, capsys):
+    """Training measures at a fixed point and runs unbiased figures; afterwards its checkpoint."""
+    bindings = [
+        f'MODEL_DIR = "{tmp_path}"',
+        'MIXTURE_OR_TASK_NAME = ["glue_cola.default.semantic", "glue_rte.default.semantic"]',
+        'TASK_FEATURE_LENGTHS = {"inputs": 32, "targets": 4}',
+        "TRAIN_STEPS = 4",
+        "BATCH_SIZE = 4",
+        "CONFLICT_PERIOD = 1",
+        "LOG_PERIOD = 1",
+        "step.adamw.warmup_steps = 1",
+        "measure.Settings.examples = 32",
+        "train.train.unbiased_window = 3",
+        "train.train.fixed_point = @measure.Settings()",
+        "measure.Settings.period = 2",
+    ]
+    main.run([EXAMPLE], bindings)
+    at_two = json.loads((tmp_path / "conflict_2.json").read_text())
+    assert (tmp_path / "conflict_0.json").exists() and not (tmp_path / "conflict_1.json").exists()
+    assert at_two["step"] == 2 and at_two["tasks"] == ["cola", "rte"]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert np.array(lines[2]["conflict/encoder/unbiased_gram"]).shape == (2, 2)
+    for name in ("directional", "magnitude"):
+        assert f"conflict/encoder/running_{name}_se" in lines[3]
+    assert lines[0]["noise_trace/encoder/cola"] > 0
+    main.run([EXAMPLE], bindings, run_mode="measure")
+    written = json.loads((tmp_path / "conflict.json").read_text())
+    assert written["step"] == 4 and "encoder/layers_1" in written["groups"]
+    assert "step 4: 32 examples a task" in capsys.readouterr().out
+    assert "TRAIN_STEPS = 4" in (tmp_path / "config.gin").read_text()
+    main.run([EXAMPLE], [*bindings, "measure.measure.update_directions = True"], "measure")
+    directions = json.loads((tmp_path / "conflict.json").read_text())
+    assert directions["of"] == "update directions"
+    assert directions["groups"]["encoder"]["norms"] != written["groups"]["encoder"]["norms"]
+
+
+# The original, in PyTorch
+
+
+@pytest.mark.reference
+def test_agrees_with_the_original_way(tmp_path):
+    """A backward pass per piece and task, gradients added up, flattened and compared."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=CONFIG.vocab_size,
+            d_model=CONFIG.emb_dim,
+            d_kv=CONFIG.head_dim,
+            d_ff=CONFIG.mlp_dim,
+            num_layers=CONFIG.num_encoder_layers,
+            num_decoder_layers=CONFIG.num_decoder_layers,
+            num_heads=CONFIG.num_heads,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            decoder_start_token_id=0,
+        )
+    ).eval()
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_()
+            if name.endswith("layer_norm.weight"):
+                weight.mul_(0.2).add_(1)
+            elif name != "shared.weight" and "relative" not in name:
+                weight.div_(weight.shape[1] ** 0.5)
+    model.save_pretrained(tmp_path)
+    params = jax.tree.map(jnp.asarray, pretrained.load_params(tmp_path))
+
+    encoder = [
+        weight
+        for name, weight in model.encoder.named_parameters()
+        if "layer_norm" not in name and "embed_tokens" not in name
+    ]
+
+    def gradient(batch, task):
+        inputs, targets = (
+            torch.tensor(np.asarray(batch[name][task])).long()
+            for name in ("encoder_input_tokens", "decoder_target_tokens")
+        )
+        model.zero_grad()
+        labels = torch.where(targets == 0, -100, targets)
+        model(input_ids=inputs, attention_mask=inputs != 0, labels=labels).loss.backward()
+        return torch.cat([weight.grad.flatten() for weight in encoder]).double().numpy()
+
+    rows = np.array([[gradient(batch, k) for k in range(len(TASKS))] for batch in pieces()])
+    figures = at(params)["groups"]["encoder"]
+    squares = np.sum(rows**2, axis=-1).mean(axis=0)
+    assert_figures(figures, rows.mean(axis=0), squares, 2e-4)

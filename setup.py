@@ -15,6 +15,7 @@ setup(
         "clu",
         "flax>=0.12",
         "gin-config",
+        "importlib_resources",  # tensorflow-datasets imports it and doesn't ask for it
         # jaxlib 0.10.2 computes wrong numbers on CPU: a reduce fused with a batched product whose
         # right side is broadcast (tests/probes_test.py holds the reproducer).
         "jax>=0.10,!=0.10.2",
@@ -23,7 +24,6 @@ setup(
         "matplotlib",
         "ml-collections",
         "numpy",
-        "importlib_resources",  # tensorflow-datasets imports it and doesn't ask for it
         "optax",
         "orbax-checkpoint",
         "rouge-score",
@@ -40,7 +40,8 @@ setup(
     ],
     extras_require={
         "test": ["beartype", "pytest", "ruff"],
-        "reference": ["torch==2.13.0", "transformers"],
-        "t5x": ["t5x"],
+        "reference": ["safetensors", "torch==2.13.0", "torchjd", "transformers"],
+        # No package index has it.
+        "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
     },
 )

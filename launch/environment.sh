@@ -1,6 +1,9 @@
+# shellcheck shell=bash
 # Sourced by the launch scripts: makes .venv and installs mtl_t5x in it, once for each set of extras.
 #
 #   install [EXTRAS]   e.g. `install` or `install test`
+#   quoted WORD…       the words as a shell would read them again
+#   do_or_show WORD…   runs the command, or prints it where dry_run is true
 #
 # PYTHON names the interpreter to use, 3.11 or newer; the default is python3.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -21,4 +24,20 @@ install() {
       --constraint constraints.txt --editable ".${extras:+[$extras]}" || return 1
     touch .venv/installed "$stamp" # an install with extras is one without them too
   fi
+}
+
+quoted() {
+  local word first=true
+  for word in "$@"; do
+    $first || printf ' '
+    first=false
+    case $word in
+      '' | *[!A-Za-z0-9_./:=@%+,-]*) printf "'%s'" "${word//\'/\'\\\'\'}" ;;
+      *) printf '%s' "$word" ;;
+    esac
+  done
+}
+
+do_or_show() {
+  if ${dry_run:-false}; then quoted "$@" && echo; else "$@"; fi
 }

@@ -8,6 +8,7 @@
 # --config.seeds='(0,1,2)'.
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac
+# shellcheck source=launch/environment.sh
 . "$(dirname "$0")/environment.sh"
 install
 

@@ -6,6 +6,7 @@
 # Arguments go to pytest, e.g. -m slow, tests/step_test.py.
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac
+# shellcheck source=launch/environment.sh
 . "$(dirname "$0")/environment.sh"
 install test
 

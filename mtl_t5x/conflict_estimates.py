@@ -7,14 +7,19 @@ and E 4<a_k, b_k> = ||G_k||^2 (`conflict.unbiased`). Averages of these over step
 batch's values, and the numbers made of the averages approach the large batch's.
 
 A number that is no linear function of the averages still has a bias of order 1/steps. The jackknife
-over the steps removes it (exactly for squares, so for the magnitude conflict) and gives the standard
-error: with f the number from all T steps and f_t the one without step t,
+over the steps removes it and gives the standard error: with f the number from all T steps and f_t the
+one without step t,
 
     estimate = T f - (T - 1) mean(f_t),    standard error^2 = (T - 1)/T sum_t (f_t - mean(f_t))^2
 
 (Miller, "The jackknife: a review", Biometrika 61, 1974, sections 2 and 3; its error is the delta
 method's without derivatives). An interval is estimate +- Student's t with T - 1 degrees of freedom
 times the standard error. Steps must be independent draws, at parameters that hardly change.
+
+The magnitude conflict is a mean of squares of d_k = ||g_k||^2 - ||sum_j g_j||^2. With C the covariance
+of the averages of the d_k (from the d_k's jackknife), E d^2 = D^2 + C_kk, and for normal averages
+Var sum_k d_k^2 = 4 D'CD + 2 tr(C C): the estimate is mean(d^2) - tr(C)/K, and both terms are in its
+error. The second, which the first-order methods lack, is all there is where D is near 0.
 """
 
 from __future__ import annotations
@@ -64,8 +69,7 @@ def directional(grams: Grams) -> Float[np.ndarray, "*steps"]:
 
 def magnitude(grams: Grams) -> Float[np.ndarray, "*steps"]:
     """As `conflict.magnitude`."""
-    squares = np.diagonal(grams, axis1=-2, axis2=-1)
-    return np.mean((squares - grams.sum((-2, -1))[..., None]) ** 2, axis=-1)
+    return np.mean(_differences(grams) ** 2, axis=-1)
 
 
 def pooled(
@@ -95,16 +99,48 @@ def jackknife(
       weights: as for `pooled`.
     """
     steps = len(grams)
-    whole = float(statistic(pooled(grams, weights)))
+    whole, left_out = _pooled_with_and_without(grams, weights)
+    whole = float(statistic(whole))
     if steps < 2:
         return Estimate(whole, float("nan"), steps)
-    products, weights = _sums(grams, weights)
-    left_out = (products.sum(axis=0) - products) / (steps - 1)
-    averages = (weights.sum(axis=0) - weights) / (steps - 1)
-    values = statistic(left_out / (averages[:, :, None] * averages[:, None, :]))
+    values = statistic(left_out)
     mean = values.mean()
     error = np.sqrt((steps - 1) / steps * np.sum((values - mean) ** 2))
     return Estimate(float(steps * whole - (steps - 1) * mean), float(error), steps)
+
+
+def estimate_magnitude(
+    grams: Float[np.ndarray, "steps task task"], weights: Float[np.ndarray, "steps task"]
+) -> Estimate:
+    """The magnitude conflict without the bias of a square; see above."""
+    steps = len(grams)
+    whole, left_out = _pooled_with_and_without(grams, weights)
+    d = _differences(whole)
+    if steps < 2:
+        return Estimate(float(np.mean(d**2)), float("nan"), steps)
+    parts = steps * d - (steps - 1) * _differences(left_out)
+    covariance = np.atleast_2d(np.cov(parts, rowvar=False)) / steps
+    tasks = len(d)
+    variance = 4 * d @ covariance @ d + 2 * np.sum(covariance**2)
+    value = (np.sum(d**2) - np.trace(covariance)) / tasks
+    return Estimate(float(value), float(np.sqrt(variance)) / tasks, steps)
+
+
+def _differences(grams: Grams) -> Float[np.ndarray, "*steps task"]:
+    """||g_k||^2 - ||sum_j g_j||^2."""
+    squares = np.diagonal(grams, axis1=-2, axis2=-1)
+    return squares - grams.sum((-2, -1))[..., None]
+
+
+def _pooled_with_and_without(grams, weights) -> tuple[np.ndarray, np.ndarray]:
+    """The pooled Gram matrix of all steps, and those that each leave one step out."""
+    steps = len(grams)
+    whole = pooled(grams, weights)
+    products, weights = _sums(grams, weights)
+    left_out = (products.sum(axis=0) - products) / max(steps - 1, 1)
+    averages = (weights.sum(axis=0) - weights) / max(steps - 1, 1)
+    scale = np.where(averages > 0, averages, 1)
+    return whole, left_out / (scale[:, :, None] * scale[:, None, :])
 
 
 def _sums(grams, weights) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +157,11 @@ def estimates(
     grams: Float[np.ndarray, "steps task task"], weights: Float[np.ndarray, "steps task"]
 ) -> dict[str, Estimate]:
     """Every number of `NUMBERS` with its standard error."""
-    return {name: jackknife(number, grams, weights) for name, number in NUMBERS.items()}
+    return {
+        "directional": jackknife(directional, grams, weights),
+        "magnitude": estimate_magnitude(grams, weights),
+        "mean_cosine": jackknife(mean_cosine, grams, weights),
+    }
 
 
 @dataclasses.dataclass(frozen=True)

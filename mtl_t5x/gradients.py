@@ -85,7 +85,7 @@ def gradient(loss_fn: LossFn, params: Params) -> tuple[Losses, Params]:
 
 def gradient_and_grams(
     loss_fn: LossFn, params: Params, num_tasks: int, groups: Mapping[str, str]
-) -> tuple[Losses, Params, dict[str, Float[Array, "task task"]]]:
+) -> tuple[Losses, Params, dict[str, Float[Array, "row row"]]]:
     """((losses, aux), gradient of the summed losses, exact Gram matrix of each group).
 
     Args:

@@ -24,6 +24,7 @@ RUN_MODES = {
     "train": "train.train",
     "eval": "evaluate.evaluate_run",
     "measure": "measure.measure",
+    "dry_run": "dry_run.dry_run",
 }
 
 _GIN_FILE = flags.DEFINE_multi_string("gin_file", [], "A gin file; may be given several times.")
@@ -37,8 +38,21 @@ _RUN_MODE = flags.DEFINE_enum(
     "run_mode",
     "train",
     sorted(RUN_MODES),
-    "train; or, of the newest checkpoint, eval or measure (its conflict).",
+    "train; or, of the newest checkpoint, eval or measure (its conflict); or dry_run.",
 )
+_DRY_RUN = flags.DEFINE_bool(
+    "dry_run",
+    False,
+    "Compiles the step for the mesh, without data, and prints what it takes of memory, FLOPs, "
+    "traffic and time; the same as --run_mode=dry_run.",
+)
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "HOST:PORT of the first of several processes, where the cluster (TPU pod, SLURM) doesn't tell.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of the processes this is, from 0.")
 _TFDS_DATA_DIR = flags.DEFINE_string("tfds_data_dir", None, "Where TFDS keeps its data sets.")
 _SEQIO_CACHE_DIRS = flags.DEFINE_list(
     "seqio_additional_cache_dirs", [], "Where SeqIO looks for cached tasks."
@@ -60,8 +74,13 @@ def run(
     gin.clear_config(clear_constants=True)
     for path in (*gin_search_paths, ROOT):
         gin.add_config_file_search_path(path)
+    if run_mode == "dry_run":  # writes nothing
+        gin_bindings = ['MODEL_DIR=""', *gin_bindings]
     try:
         gin.parse_config_files_and_bindings(list(gin_files), list(gin_bindings))
+        if run_mode == "dry_run":
+            gin.get_configurable(RUN_MODES[run_mode])()
+            return
         model_dir = _macro("MODEL_DIR")
         os.makedirs(model_dir, exist_ok=True)
         config = "config.gin" if run_mode == "train" else f"config-{run_mode}.gin"
@@ -130,11 +149,17 @@ def _main(argv: Sequence[str]) -> None:
         raise app.UsageError("give --gin_file=…; gin/examples holds ready ones")
     import seqio
 
+    from mtl_t5x import sharding
+
     if _TFDS_DATA_DIR.value is not None:
         seqio.set_tfds_data_dir_override(_TFDS_DATA_DIR.value)
     seqio.add_global_cache_dirs(_SEQIO_CACHE_DIRS.value)
+    run_mode = "dry_run" if _DRY_RUN.value else _RUN_MODE.value
     try:
-        run(_GIN_FILE.value, _GIN_BINDINGS.value, _RUN_MODE.value, _GIN_SEARCH_PATHS.value)
+        sharding.start_distributed(
+            _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+        )
+        run(_GIN_FILE.value, _GIN_BINDINGS.value, run_mode, _GIN_SEARCH_PATHS.value)
     except (ValueError, OSError, FloatingPointError) as error:
         traceback.print_exc()
         sys.exit(f"\nmtl_t5x.main stopped: {str(error).splitlines()[0]}")

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,7 @@ class Sketch:
     in their order from a random one on, so that no scatter is needed.
     """
 
-    buckets: Float[Array, "task width"]
+    buckets: Any  # [task, width]; JAX puts placeholders in their place at times
     seed: int
 
     @property

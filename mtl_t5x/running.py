@@ -6,6 +6,7 @@ import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -56,7 +57,7 @@ class Running:
         return line
 
     def _add(self, group: str, halves: np.ndarray, weights: np.ndarray) -> Line:
-        gram = np.asarray(conflict.unbiased(halves), np.float64)
+        gram = np.asarray(conflict.unbiased(jnp.asarray(halves)), np.float64)
         traces = conflict_estimates.noise_of_halves(halves, self._batch_size).trace
         null = conflict_estimates.null(halves)
         prefix = f"conflict/{group}"

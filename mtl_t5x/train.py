@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -16,7 +17,19 @@ import seqio
 from clu import parameter_overview
 from flax.training.train_state import TrainState
 
-from mtl_t5x import checkpoints, data, decoding, evaluate, gradients, heads, measure, step
+from mtl_t5x import (
+    checkpoints,
+    data,
+    decoding,
+    evaluate,
+    gradients,
+    heads,
+    interruption,
+    measure,
+    sharding,
+    step,
+)
+from mtl_t5x.example_log import ExampleLog
 from mtl_t5x.run_log import RunLog
 from mtl_t5x.running import Running
 
@@ -24,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 ENCODER_GROUP = {"encoder": gradients.ENCODER}
 NO_FIXED_POINT = measure.Settings(period=0)
+ALL_DEVICES = sharding.Mesh()
 
 
 def train(
@@ -48,6 +62,9 @@ def train(
     conflict_groups: Mapping[str, str] = ENCODER_GROUP,
     unbiased_window: int = 0,
     fixed_point: measure.Settings = NO_FIXED_POINT,
+    mesh: sharding.Mesh = ALL_DEVICES,
+    microbatches: int = 1,
+    log_examples: bool = False,
 ) -> dict[str, Any]:
     """Trains on every task at once, measures their conflict, evaluates, and leaves a run folder.
 
@@ -77,6 +94,9 @@ def train(
         none, and the halves of the batches aren't told apart.
       fixed_point: how, and at which steps, the conflict is measured on many examples, dropout off;
         each time leaves a file `conflict_<step>.json`.
+      mesh: how the devices share the work, where there are several.
+      microbatches: pieces that a step's examples are computed in, one after the other.
+      log_examples: writes `examples.jsonl`, which examples each step saw.
 
     Returns:
       What `results.json` holds.
@@ -84,6 +104,8 @@ def train(
     Raises:
       ValueError: a setting that can't work, before any step is taken.
       TrainingDivergedError: names the task and the step; the last good checkpoint stays.
+      OSError: a checkpoint can't be written; the last good one stays.
+      Terminated: the run was told to stop (SIGTERM) and has saved its state.
     """
     trained = data.with_split(tasks, "train")
     if not trained:
@@ -98,14 +120,15 @@ def train(
 
     manager = checkpoints.manager(model_dir, keep=keep_checkpoints)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
-    state = step.init_state(
-        init_key,
-        data.empty_batch(names, task_feature_lengths),
-        model=model,
-        optimizer=optimizer,
-    )
+    shapes = data.empty_batch(names, task_feature_lengths)
+    layout = None
+    if mesh.shape(jax.device_count()) != (1, 1):
+        layout = step.state_layout(mesh, shapes, batch_size, model=model, optimizer=optimizer)
+    state = step.init_state(init_key, shapes, model=model, optimizer=optimizer, layout=layout)
     gradients.select(state.params, conflict_groups)
     state = _start(state, manager, initial_checkpoint_path)
+    if layout is not None:
+        state = jax.device_put(state, layout.shardings(state))
     _describe(model_dir, state.params)
     start = int(state.step)
     batches = data.train_batches(
@@ -128,7 +151,10 @@ def train(
     )
     running = Running(names, unbiased_window, batch_size) if unbiased_window else None
     log = RunLog(model_dir, names, len(names) * batch_size, start, train_steps, running)
-    with manager, log:
+    example_log = contextlib.nullcontext()
+    if log_examples:
+        example_log = ExampleLog(model_dir, names, start)
+    with manager, log, example_log, interruption.Watch() as watch:
         for current in range(start, train_steps):
             measured = conflict_period > 0 and current % conflict_period == 0
             if fixed_point.period and current % fixed_point.period == 0:
@@ -138,21 +164,33 @@ def train(
                 )  # fmt: skip
                 path = os.path.join(model_dir, f"conflict_{current}.json")
                 measure.write({"step": current, **point}, path)
-            batch = jax.tree.map(jnp.asarray, next(batches))
+            examples = next(batches)
+            batch = jax.tree.map(jnp.asarray, examples) if layout is None else layout.place(examples)
             state, metrics = step.train_step(
                 state,
                 batch,
                 dropout_key,
                 groups=groups if measured else (),
                 halves=measured and unbiased_window > 0,
+                layout=layout,
+                microbatches=microbatches,
             )
             log.add(current, metrics, write=measured or current % log_period == 0)
+            if log_examples:
+                example_log.add(current, examples)
             done = current + 1
-            if _due(done, checkpoint_period) or done == train_steps:
+            checkpoints.check(manager)
+            stopped = watch.requested(done) and done < train_steps
+            if _due(done, checkpoint_period) or done == train_steps or stopped:
                 log.check(state.params)  # what isn't finite never becomes a checkpoint
                 checkpoints.save(manager, state)
+            if stopped:
+                checkpoints.finish(manager)
+                logger.warning("told to stop: saved after step %d; start again to go on", done)
+                raise interruption.Terminated
             if _due(done, eval_period) and done < train_steps:
                 evaluate_split(state.params, split="validation", step=done)
+        checkpoints.finish(manager)
     return evaluate.write_results(
         model_dir,
         step=int(state.step),

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_t5x import conflict, conflict_estimates
+from mtl_t5x import conflict, conflict_estimates, probes
 
 TASKS, SIZE = 4, 30
 
@@ -103,13 +103,30 @@ def test_intervals_hold_the_large_batchs_figure(name):
         gram = whole.copy()
         k = np.arange(TASKS)
         gram[:, k, k] = 4 * across[:, k, 0, k, 1]
-        low, high = conflict_estimates.jackknife(number, gram, np.ones((60, TASKS))).interval()
+        low, high = conflict_estimates.estimates(gram, np.ones((60, TASKS)))[name].interval()
         held += low <= expected <= high
         values = number(whole)
         error = 2 * values.std(ddof=1) / np.sqrt(60)
         naive_held += abs(values.mean() - expected) <= error
     assert held >= 90
     assert naive_held <= 10
+
+
+@pytest.mark.parametrize("mean", [0.0, 1.0])
+def test_magnitude_where_there_is_none(mean):
+    """d_k = ||g_k||^2 - ||sum g||^2 around 0, where a first-order error would be near 0 too."""
+    held = 0
+    for seed in range(200):
+        values = mean + 3 * np.random.default_rng(seed).normal(size=(80, TASKS))
+        grams = np.zeros((80, TASKS, TASKS))
+        k = np.arange(TASKS)
+        grams[:, k, k] = values
+        # One off-diagonal entry takes the sum away again: d_k is the k-th diagonal entry.
+        grams[:, 0, 1] = -values.sum(axis=1)
+        estimate = conflict_estimates.estimate_magnitude(grams, np.ones((80, TASKS)))
+        low, high = estimate.interval()
+        held += low <= mean**2 <= high
+    assert held >= 180
 
 
 def test_one_step_has_no_standard_error():
@@ -165,14 +182,12 @@ def test_conflict_of_different_tasks_lies_below_the_shuffled_band():
 
 
 def test_sketch_error_is_the_spread_over_seeds():
-    from mtl_t5x import probes
-
-    rows = np.random.default_rng(0).normal(size=(3, 4000)) + np.array([[0.5], [0.5], [0.0]])
+    rows = np.random.default_rng(0).normal(size=(3, 1500)) + np.array([[0.5], [0.5], [0.0]])
     true = rows @ rows.T
     lengths = np.sqrt(np.diagonal(true))
     true = true / np.outer(lengths, lengths)
     cosines, errors = [], []
-    for seed in range(60):
+    for seed in range(24):
         sketch = np.asarray(probes.sketch(jnp.asarray(rows, jnp.float32), 512, seed), np.float64)
         gram = sketch @ sketch.T
         lengths = np.sqrt(np.diagonal(gram))
@@ -180,6 +195,6 @@ def test_sketch_error_is_the_spread_over_seeds():
         errors.append(conflict_estimates.sketch_error(sketch))
     off = np.triu_indices(3, 1)
     spread = np.std(cosines, axis=0)[off]
-    np.testing.assert_allclose(np.mean(errors, axis=0)[off], spread, rtol=0.35)
+    np.testing.assert_allclose(np.mean(errors, axis=0)[off], spread, rtol=0.5)
     bias = (np.mean(cosines, axis=0) - true)[off]
-    assert np.all(np.abs(bias) < 4 * spread / np.sqrt(60))
+    assert np.all(np.abs(bias) < 4 * spread / np.sqrt(24))

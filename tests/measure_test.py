@@ -64,12 +64,16 @@ def assert_figures(figures, means, small_squares, tolerance):
         "squared_norm": (12 * norms**2 - 4 * small_squares) / 8,
     }
     for name, values in by_task.items():
-        np.testing.assert_allclose(list(figures[name].values()), values, rtol=tolerance)
+        error = np.abs(np.array(list(figures[name].values())) - values)
+        assert np.all(error <= 5 * tolerance * small_squares), name
         assert tuple(figures[name]) == TASKS
-    scale = by_task["noise_trace"] / by_task["squared_norm"]
-    for task, expected in zip(TASKS, scale):
-        if expected > 0:
-            assert figures["noise_scale"][task] == pytest.approx(expected, rel=5 * tolerance)
+    np.testing.assert_allclose(list(figures["norms"].values()), norms, rtol=tolerance)
+    for k, task in enumerate(TASKS):
+        trace, square = by_task["noise_trace"][k], by_task["squared_norm"][k]
+        if square > 0.1 * small_squares[k]:  # else it is a quotient by almost nothing
+            assert figures["noise_scale"][task] == pytest.approx(trace / square, rel=50 * tolerance)
+        elif square < 0:
+            assert figures["noise_scale"][task] is None
     assert figures["reference_directional"] == pytest.approx(x, rel=tolerance)
     assert figures["directional"] == pytest.approx(x**2 - 1 / 3, abs=tolerance)
     assert figures["reference_magnitude"] == pytest.approx(np.var(norms**2), rel=5 * tolerance)
@@ -81,9 +85,8 @@ def assert_figures(figures, means, small_squares, tolerance):
 def test_every_group_against_separate_gradients(params, rows):
     result = at(params)
     groups = SETTINGS.names(MODEL, params)
-    assert list(groups) == ["encoder", "encoder/layers_0", "encoder/layers_1", "decoder",
-                            "decoder/layers_0"] or set(groups) == set(result["groups"])  # fmt: skip
-    assert {"encoder", "decoder", "encoder/layers_1", "decoder/layers_0"} <= set(groups)
+    layers = {"encoder/layers_0", "encoder/layers_1", "decoder/layers_0"}
+    assert set(groups) == set(result["groups"]) == {"encoder", "decoder", *layers}
     for group, names in groups.items():
         gradient = joined(rows, names)
         squares = np.sum(gradient**2, axis=-1).mean(axis=0)

@@ -25,7 +25,7 @@ def fan_in_normal(scale: float = 1.0) -> Initializer:
     return nn.initializers.variance_scaling(scale, "fan_in", "truncated_normal")
 
 
-def _probe(module: nn.Module, name: str) -> Array | None:
+def _probe(module: nn.Module, name: str) -> probes.Probe:
     """The probe that belongs to the parameter `name`, or None where it isn't measured."""
     return module.get_variable("probes", name)
 

@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Trains on GPUs: on all of this host's, or under SLURM on all of a job's, one process per GPU.
+#
+#   bash launch/gpu.sh [--dry-run] [FLAG...]
+#   bash launch/gpu.sh --slurm [--nodes=1] [--gpus-per-node=8] [--time=24:00:00] [--partition=NAME]
+#       [--dry-run] [FLAG...]
+#
+# Flags that aren't among these go to `python -m mtl_t5x.main`, e.g. --gin_file=…,
+# --gin.MODEL_DIR=\"/shared/run\", --gin.sharding.Mesh.fsdp=True. MODEL_DIR must be a folder that
+# every node reaches.
+#   --dry-run   prints every command, and SLURM's batch script, and runs none
+#   --slurm     submits a job that SLURM starts again when it was preempted (exit code 42: the run
+#               was told to stop and saved)
+# JAX_CUDA names the extra of jax that is installed; cuda13 by default.
+set -euo pipefail
+case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac
+# shellcheck source=launch/environment.sh
+. "$(dirname "$0")/environment.sh"
+
+slurm=false dry_run=false nodes=1 gpus=8 time=24:00:00 partition='' flags=()
+for argument in "$@"; do
+  case $argument in
+    --slurm) slurm=true ;;
+    --dry-run) dry_run=true ;;
+    --nodes=*) nodes=${argument#*=} ;;
+    --gpus-per-node=*) gpus=${argument#*=} ;;
+    --time=*) time=${argument#*=} ;;
+    --partition=*) partition=${argument#*=} ;;
+    *) flags+=("$argument") ;;
+  esac
+done
+
+if $dry_run; then echo '. launch/environment.sh && install'; else install; fi
+do_or_show .venv/bin/python -m pip install --quiet "jax[${JAX_CUDA:-cuda13}]" \
+  --constraint constraints.txt
+
+run=(.venv/bin/python -m mtl_t5x.main ${flags[@]+"${flags[@]}"})
+if ! $slurm; then
+  do_or_show "${run[@]}"
+  exit
+fi
+
+# SLURM sends SIGTERM two minutes before the end; srun hands it on to every process.
+batch_script() {
+  cat <<EOF
+#!/usr/bin/env bash
+#SBATCH --job-name=mtl_t5x
+#SBATCH --nodes=$nodes
+#SBATCH --ntasks-per-node=$gpus
+#SBATCH --gpus-per-node=$gpus
+#SBATCH --time=$time
+#SBATCH --signal=TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=mtl_t5x-%j.log
+${partition:+#SBATCH --partition=$partition}
+cd $(quoted "$PWD") || exit 1
+code=0
+srun --kill-on-bad-exit=0 $(quoted "${run[@]}") || code=\$?
+if [ "\$code" -eq 42 ]; then
+  scontrol requeue "\$SLURM_JOB_ID"
+fi
+exit "\$code"
+EOF
+}
+
+if $dry_run; then
+  echo "sbatch <<'BATCH'" && batch_script && echo BATCH
+else
+  batch_script | sbatch
+fi

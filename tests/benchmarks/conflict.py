@@ -1,0 +1,233 @@
+"""Ways to the Gram matrix of the task gradients: their time and temporary memory over a plain step's.
+
+python tests/benchmarks/conflict.py [--sizes=mini,small] [--tasks=2,4,8,16] [--batch=4] [--rounds=20]
+
+A step here is losses, summed gradient and Gram matrix of the encoder, without an optimizer: that is
+the same for all. Run in turn, in one process:
+
+* plain: `gradients.gradient`, nothing is measured
+* measuring: `gradients.gradient_and_grams`, the streamed Gram matrix
+* naive: jax.grad of the same model with autodiff's own products, nothing is measured
+* vmap: jax.vmap of each task's gradient, with autodiff's products; every gradient K times
+* scan: a scan over the tasks that keeps the encoder's gradients K times
+* torch_plain, torch_per_task: transformers' T5, one backward pass of the summed loss; one forward and
+  backward pass per task, whose encoder gradients are flattened for the cosines
+* torchjd: TorchJD's Gram engine on the same PyTorch model
+
+The last three need the extra `reference` and torchjd. The last line is JSON: by size and number of
+tasks, each one's time over plain's (`measuring_over_plain`, …), measuring's over the PyTorch ones',
+and memory over plain's (`measuring_memory_over_plain`, …).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import json
+import re
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import workbench
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mtl_t5x import gradients, probes
+
+HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+HAS_TORCHJD = HAS_TORCH and importlib.util.find_spec("torchjd") is not None
+
+
+def jax_ways(size: str, params, batch):
+    """Name to compiled function of (params, batch)."""
+    model, tasks = workbench.model(size), batch["encoder_input_tokens"].shape[0]
+    groups = dict(workbench.ENCODER_GROUPS)
+
+    def losses(params, batch, given=None):
+        return model.apply({"params": params, "probes": given or {}}, batch, deterministic=False)
+
+    def plain(params, batch):
+        return gradients.gradient(lambda p, _: (losses(p, batch), None), params)
+
+    def measuring(params, batch):
+        loss_fn = lambda p, given: (losses(p, batch, given), None)  # noqa: E731
+        return gradients.gradient_and_grams(loss_fn, params, tasks, groups)
+
+    def naive(params, batch):
+        return jax.value_and_grad(lambda p: losses(p, batch).sum())(params)
+
+    def one_task(params, piece):
+        piece = {name: value[None] for name, value in piece.items()}
+        return jax.value_and_grad(lambda p: losses(p, piece)[0])(params)
+
+    def gram(by_task):
+        rows = [a.reshape(tasks, -1) for name, a in flatten_dict(by_task, sep="/").items()
+                if re.fullmatch(gradients.ENCODER, name)]  # fmt: skip
+        return sum(row @ row.T for row in rows)
+
+    def vmap(params, batch):
+        values, by_task = jax.vmap(one_task, (None, 0))(params, batch)
+        return values, jax.tree.map(lambda g: g.sum(0), by_task), gram(by_task)
+
+    def scan(params, batch):
+        def body(total, piece):
+            value, grads = one_task(params, piece)
+            flat = flatten_dict(grads, sep="/")
+            kept = {n: g for n, g in flat.items() if re.fullmatch(gradients.ENCODER, n)}
+            rest = {n: total[n] + g for n, g in flat.items() if n not in kept}
+            return rest, (value, kept)
+
+        flat = flatten_dict(params, sep="/")
+        zeros = {n: jnp.zeros_like(p) for n, p in flat.items()
+                 if not re.fullmatch(gradients.ENCODER, n)}  # fmt: skip
+        rest, (values, kept) = jax.lax.scan(body, zeros, batch)
+        summed = unflatten_dict({**rest, **{n: g.sum(0) for n, g in kept.items()}}, sep="/")
+        return values, summed, gram(unflatten_dict(kept, sep="/"))
+
+    def compiled(way):
+        return jax.jit(way).lower(params, batch).compile()
+
+    ways = {"plain": compiled(plain), "measuring": compiled(measuring), "scan": compiled(scan)}
+    with (
+        mock.patch.object(probes, "dot", lambda x, weight, probe=None: x @ weight.astype(x.dtype)),
+        mock.patch.object(probes, "spread", lambda weight, probe: weight),
+    ):
+        ways |= {"naive": compiled(naive), "vmap": compiled(vmap)}
+    return ways
+
+
+def torch_ways(size: str, batch):
+    """Name to function without arguments; empty where PyTorch isn't installed."""
+    if not HAS_TORCH:
+        return {}
+    import torch
+    import transformers
+
+    config = workbench.CONFIGS[size]
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=config.vocab_size,
+            d_model=config.emb_dim,
+            d_kv=config.head_dim,
+            d_ff=config.mlp_dim,
+            num_layers=config.num_encoder_layers,
+            num_decoder_layers=config.num_decoder_layers,
+            num_heads=config.num_heads,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+        )
+    )
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    encoder = [p for n, p in model.encoder.named_parameters() if "norm" not in n and "embed" not in n]
+    ids = {
+        name: torch.tensor(np.asarray(batch[key])).long()
+        for name, key in (("input_ids", "encoder_input_tokens"), ("labels", "decoder_target_tokens"))
+    }
+    tasks = len(ids["input_ids"])
+
+    def one_loss(k):
+        return model(input_ids=ids["input_ids"][k], labels=ids["labels"][k], use_cache=False).loss
+
+    def all_losses(model):
+        logits = model(
+            input_ids=ids["input_ids"].flatten(0, 1), labels=ids["labels"].flatten(0, 1),
+            use_cache=False,
+        ).logits  # fmt: skip
+        entropy = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids["labels"].flatten(), reduction="none"
+        )
+        return entropy.reshape(tasks, -1).mean(1)
+
+    def torch_plain():
+        model.zero_grad()
+        all_losses(model).sum().backward()
+
+    def torch_per_task():
+        rows, summed = [], None
+        for k in range(tasks):
+            model.zero_grad()
+            one_loss(k).backward()
+            rows.append(torch.cat([p.grad.flatten() for p in encoder]))
+            grads = [p.grad for p in model.parameters()]
+            summed = grads if summed is None else torch._foreach_add(summed, grads)
+        rows = torch.stack(rows)
+        units = torch.nn.functional.normalize(rows)
+        return units @ units.T
+
+    ways = {"torch_plain": torch_plain, "torch_per_task": torch_per_task}
+    if HAS_TORCHJD:
+        import torchjd.autogram
+
+        # A copy, because the engine's hooks slow other passes; attention without the fused kernel,
+        # which the engine can't batch.
+        watched = copy.deepcopy(model)
+        watched.set_attn_implementation("eager")
+        engine = torchjd.autogram.Engine(watched.encoder.block, batch_dim=None)
+
+        def torchjd_engine():
+            watched.zero_grad()
+            losses = all_losses(watched)
+            gram = engine.compute_gramian(losses)
+            losses.backward(torch.ones_like(losses))
+            return gram
+
+        ways["torchjd"] = torchjd_engine
+    return ways
+
+
+def measure(size: str, tasks: int, examples: int, rounds: int, budget: float) -> dict[str, float]:
+    """Every ratio by name; prints the table's lines."""
+    params = workbench.new_state(size).params
+    batch = jax.device_put(workbench.random_batch(size, tasks, examples))
+    compiled = jax_ways(size, params, batch)
+    runs = {
+        name: lambda way=way: jax.block_until_ready(way(params, batch))
+        for name, way in compiled.items()
+    }
+    seconds = workbench.interleaved({**runs, **torch_ways(size, batch)}, rounds, budget)
+    memory = {name: workbench.temporary_mebibytes(way) for name, way in compiled.items()}
+    ratios = {}
+    for name, taken in seconds.items():
+        ratio = workbench.median_ratio(taken, seconds["plain"])
+        line = f"{size:6}{tasks:4}  {name:15}{np.median(taken) * 1e3:10.1f} ms{ratio:8.3f}"
+        if name != "plain":
+            ratios[f"{name}_over_plain"] = round(ratio, 4)
+        if name in memory:
+            share = memory[name] / memory["plain"]
+            line += f"{memory[name]:10.1f} MiB{share:8.3f}"
+            key = "memory_over_plain" if name == "measuring" else f"{name}_memory_over_plain"
+            if name != "plain":
+                ratios[key] = round(share, 4)
+        if name.startswith("torch"):
+            ratio = workbench.median_ratio(seconds["measuring"], taken)
+            ratios[f"measuring_over_{name}"] = round(ratio, 4)
+        print(line, flush=True)
+    return ratios
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default="mini,small")
+    parser.add_argument("--tasks", default="2,4,8,16")
+    parser.add_argument("--batch", type=int, default=4, help="examples per task")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--budget", type=float, default=600.0, help="seconds per size and K at most")
+    arguments = parser.parse_args()
+    print(f"{jax.devices()[0].device_kind}, {arguments.batch} examples a task, "
+          f"{workbench.INPUTS} + {workbench.TARGETS} tokens; over plain:")  # fmt: skip
+    result = {
+        f"{size}_{tasks}": measure(
+            size, int(tasks), arguments.batch, arguments.rounds, arguments.budget
+        )
+        for size in arguments.sizes.split(",")
+        for tasks in arguments.tasks.split(",")
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What `--dry_run` prints, against what is known of the step."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mtl_t5x import dry_run
+
+EXAMPLE = "gin/examples/mini_glue_text_to_text.gin"
+
+
+def cost(**changes):
+    fields = {
+        "held_bytes": 1,
+        "temporary_bytes": 1,
+        "flops": 2e12,
+        "accessed_bytes": 1e9,
+        "sent_bytes": {"all-reduce": 3e8, "all-gather": 1e8},
+    }
+    return dry_run.Cost(**(fields | changes))
+
+
+@pytest.mark.parametrize("changes, seconds", [({}, 6.0), ({"accessed_bytes": 4e11}, 8.0)])
+def test_the_least_time(changes, seconds):
+    """2 s of computing or 4 s of reading, then 4 s of sending."""
+    device = dry_run.Accelerator("a", 1e12, 1e11, 1e8, 1e9)
+    assert cost(**changes).seconds(device) == pytest.approx(seconds)
+
+
+def test_what_does_not_fit_is_told():
+    table = dry_run.report({"plain": cost(held_bytes=50e9)})
+    lines = {line.split("  ")[1].strip(): line for line in table.splitlines() if "TPU" in line}
+    assert "does not fit" in lines["TPU v4"] and "does not fit" not in lines["TPU v5p"]
+
+
+def test_a_mesh_that_is_not_there(tmp_path):
+    """Four CPU devices with all the parameters split; no folder is needed, none is written."""
+    command = [sys.executable, "-m", "mtl_t5x.main", f"--gin_file={EXAMPLE}", "--dry_run"]
+    settings = {
+        "sharding.Mesh.data": 4,
+        "sharding.Mesh.fsdp": True,
+        "MIXTURE_OR_TASK_NAME": ["glue_cola.null.semantic", "glue_rte.null.semantic"],
+        "BATCH_SIZE": 4,
+    }
+    command += [f"--gin.{name}={value!r}" for name, value in settings.items()]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    title, *table = ended.stdout.splitlines()
+    assert title.startswith("2 tasks of 4 examples, 361,472 parameters, 4 x cpu")
+    rows = {line[:32].strip(): line[32:].split() for line in table}
+    assert rows["per device and step"] == ["plain", "measuring"]
+    # Parameters and the two moments of AdamW, a quarter of each, and a few norm scales.
+    held = float(rows["state and batch"][0])
+    assert 3 * 4 * 361_472 / 4 < held * 2**20 < 1.05 * 3 * 4 * 361_472 / 4
+    gathered = 3 / 4 * 4 * 361_472 / 2**20
+    assert float(rows["sent by all-gather"][0]) == pytest.approx(gathered, rel=0.05)
+    assert float(rows["sent by all-to-all"][2]) > 0 == float(rows["sent by all-to-all"][0])
+    assert {"TPU v5e", "H100"} <= set(rows)

@@ -11,12 +11,15 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "mtl_t5x"
 
 # From the bottom up. A module imports those of earlier rows only.
 LAYERS = (
-    ("probes", "conflict", "heads", "losses", "sharding"),
+    ("probes", "conflict", "conflict_estimates", "heads", "losses", "sharding"),
+    ("hlo", "grouping", "interruption", "manifest", "running"),
     ("models.layers",),
     ("models.t5",),
     ("gradients", "models.architectures", "pretrained"),
+    ("accumulation",),
+    ("task_parallel",),
     ("data", "decoding", "step", "checkpoints", "run_log"),
-    ("evaluate",),
+    ("evaluate", "example_log", "measure", "dry_run"),
     ("train",),
     ("main",),
     ("report_folders",),
@@ -27,8 +30,8 @@ LAYERS = (
     ("study",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-# The one import that goes up: a study starts runs, lazily.
-EXCEPTIONS = {("study", "main")}
+# What goes up, lazily: programs of their own that start runs.
+EXCEPTIONS = {("study", "main"), ("measure", "main")}
 
 
 def imported(path: pathlib.Path) -> set[str]:

@@ -39,7 +39,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["beartype", "pytest", "ruff"],
+        "test": ["beartype", "pytest", "pytest-xdist", "ruff"],
         "reference": ["safetensors", "torch==2.13.0", "torchjd", "transformers"],
         # No package index has it.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],

@@ -11,4 +11,5 @@ case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;;
 install test
 
 export JAX_PLATFORMS=cpu
-exec .venv/bin/python -m pytest "$@"
+# One process per core; a file's tests stay together, as they share runs and compilations.
+exec .venv/bin/python -m pytest --numprocesses=auto --dist=loadfile "$@"

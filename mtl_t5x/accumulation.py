@@ -1,7 +1,7 @@
 """Gradients over microbatches: the step's examples in pieces, one after the other.
 
-A task's loss is a mean over its examples or tokens, so the pieces' losses are added by how much each
-counts. The Gram matrix of a sum of gradients is not the sum of their Gram matrices: where the
+A task's loss is a mean over its examples or tokens, so the pieces' losses are added by how much
+each counts. The Gram matrix of a sum of gradients is not the sum of their Gram matrices: where the
 conflict is measured, the per-task gradients themselves are added up, which takes K times the memory
 of the measured parameters. (A step in one piece needs that for one parameter at a time.)
 """
@@ -93,7 +93,7 @@ def _cut(value: Array, pieces: int) -> Array:
     if examples % pieces:
         raise ValueError(
             f"MICROBATCHES = {pieces} doesn't divide the {examples} examples of a task that are "
-            "computed together: set it to a divisor of BATCH_SIZE over the devices that share a task"
+            "computed together: set it to a divisor of BATCH_SIZE / the devices that share a task"
         )
     return jnp.moveaxis(value.reshape(tasks, examples // pieces, pieces, *rest), 2, 0)
 

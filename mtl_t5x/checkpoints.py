@@ -1,4 +1,4 @@
-"""Checkpoints by orbax: `checkpoint_<step>/state` in the run's folder, and their hashes beside it."""
+"""Checkpoints by orbax: `checkpoint_<step>/state` in the run's folder, with hashes of its files."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ ENCODER_GROUP = {"encoder": gradients.ENCODER}
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """Published peaks of one device: dense bf16 FLOP/s, bytes/s of its memory, bytes/s that it sends
-    to its neighbours, bytes of its memory."""
+    """Published peaks of one device: dense bf16 FLOP/s, bytes/s of its memory, bytes/s that it
+    sends to its neighbours, bytes of its memory."""
 
     name: str
     flops: float
@@ -55,7 +55,7 @@ class Cost:
     sent_bytes: Mapping[str, float]
 
     def seconds(self, accelerator: Accelerator) -> float:
-        """The least time that the peaks allow: the larger of computing and reading, then sending."""
+        """The least that the peaks allow: the larger of computing and reading, then sending."""
         computing = self.flops / accelerator.flops
         reading = self.accessed_bytes / accelerator.memory_bandwidth
         sending = sum(self.sent_bytes.values()) / accelerator.network_bandwidth
@@ -74,7 +74,7 @@ def dry_run(
     mesh: sharding.Mesh,
     microbatches: int = 1,
 ) -> dict[str, Cost]:
-    """Compiles the plain step and, where the conflict is measured, that step; prints what they take.
+    """Compiles the plain and, where the conflict is measured, that step; prints what they take.
 
     A mesh of more devices than a CPU has is laid over as many virtual ones. FLOPs and bytes are
     those of the program for the devices at hand; another compiler fuses otherwise, so times on

@@ -25,7 +25,7 @@ class ExampleLog:
         self._names = tuple(task_names)
         path = os.path.join(model_dir, FILE)
         run_log.drop_lines_from(path, start_step)
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def __enter__(self) -> ExampleLog:
         return self

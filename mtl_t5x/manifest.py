@@ -1,8 +1,8 @@
-"""Hashes of a checkpoint's files, so that one that was altered or cut off is found before it is used.
+"""Hashes of a checkpoint's files, so that an altered or cut off one is found before it is used.
 
-`manifest.json` lists the files with their sizes and SHA-256, and carries the hash of that list. It is
-written into the checkpoint's temporary folder, before that gets its final name: a checkpoint that
-is there has one. What orbax writes when it gives the name (the time, and that it did) is added after.
+`manifest.json` lists the files with their sizes and SHA-256, and carries the hash of that list. It
+is written into the checkpoint's temporary folder, before that gets its final name: a checkpoint
+that is there has one. What orbax writes with the name (the time, and that it did) is added after.
 """
 
 from __future__ import annotations

@@ -115,7 +115,9 @@ def measure(
     scale = None
     if update_directions:
         if settings.sketch_width is not None:
-            raise ValueError("update directions can't be sketched: set Settings.sketch_width = None")
+            raise ValueError(
+                "update directions can't be sketched: set Settings.sketch_width = None"
+            )
         manager = checkpoints.manager(model_dir)
         state = checkpoints.restore_latest(manager, shapes)
         if state is None:
@@ -165,11 +167,7 @@ def adam_scale(opt_state: optax.OptState) -> Params:
     hyperparams = optax.tree.get(opt_state, "hyperparams")
     if moments is None or hyperparams is None:
         raise ValueError("the optimizer has no second moments: update directions need step.adamw")
-    (adam,) = [
-        leaf
-        for leaf in jax.tree.leaves(opt_state, is_leaf=_is_adam)
-        if _is_adam(leaf)
-    ]
+    (adam,) = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_adam) if _is_adam(leaf)]
     correction = 1 - hyperparams["b2"] ** jnp.maximum(adam.count, 1)
     eps = hyperparams["eps"]
     return jax.tree.map(lambda v: 1 / (jnp.sqrt(v / correction) + eps), moments)
@@ -248,9 +246,7 @@ def _keys(groups: Mapping[str, tuple[str, ...]], group: str, width: int | None) 
     return [atom for atom in _atoms(groups) if group in atom.split("|")]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("model", "groups", "width"), donate_argnames=("sums",)
-)
+@functools.partial(jax.jit, static_argnames=("model", "groups", "width"), donate_argnames=("sums",))
 def _add(sums, params, batch, scale, *, model, groups, width):
     """((losses, per-task gradients or sketches, squared norms by group) with a piece more, and on
     the first exact piece what part of each parameter's gradient the tasks' don't account for)."""
@@ -264,9 +260,7 @@ def _add(sums, params, batch, scale, *, model, groups, width):
     if width is None:
         names = sorted({name for members in groups.values() for name in members})
         pattern = "|".join(names)
-        (losses, _), grads, rows = gradients.per_task_gradients(
-            loss_fn, params, num_tasks, pattern
-        )
+        (losses, _), grads, rows = gradients.per_task_gradients(loss_fn, params, num_tasks, pattern)
         if sums is None:
             unexplained = _unexplained(flatten_dict(grads, sep="/"), rows)
         if scale is not None:
@@ -279,7 +273,9 @@ def _add(sums, params, batch, scale, *, model, groups, width):
     for group in groups:
         members = [rows[key] for key in _keys(groups, group, width)]
         if width is None:
-            squares[group] = sum(jnp.sum(jnp.square(row.reshape(num_tasks, -1)), 1) for row in members)
+            squares[group] = sum(
+                jnp.sum(jnp.square(row.reshape(num_tasks, -1)), 1) for row in members
+            )
         else:
             squares[group] = jnp.sum(jnp.square(sum(members)), 1)
     piece = (losses, rows, squares)

@@ -88,7 +88,11 @@ class RunLog:
         """
         for step, metrics in self._pending:
             losses = np.asarray(metrics["loss"])
-            bad = [name for name, loss in zip(self._names, losses, strict=True) if not np.isfinite(loss)]
+            bad = [
+                name
+                for name, loss in zip(self._names, losses, strict=True)
+                if not np.isfinite(loss)
+            ]
             if bad:
                 raise TrainingDivergedError(
                     f"step {step}: the loss of {', '.join(bad)} is not a finite number. "

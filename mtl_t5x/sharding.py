@@ -1,9 +1,10 @@
 """Where arrays live: the mesh that gin names, the rules from logical axes to it, jax.distributed.
 
 Devices form a grid `[data, model]`. The examples of a step are spread over `data`; tensor
-parallelism splits the wide axes of the parameters over `model`; with `fsdp` parameters and optimizer
-state are split over `data` too. As far as their number allows the tasks are spread over `data`, so
-that a device's gradient is one task's (see `task_parallel`): the axis is then two, `task` and `data`.
+parallelism splits the wide axes of the parameters over `model`; with `fsdp` parameters and
+optimizer state are split over `data` too. As far as their number allows the tasks are spread over
+`data`, so that a device's gradient is one task's (see `task_parallel`): `data` is then two axes,
+`task` and `data`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The step's gradients where tasks are spread over the devices: conflict at no extra traffic.
 
-A device that holds one task's examples has, before anything is exchanged, that task's gradient. Data
-parallelism would now all-reduce, and the tasks were lost in the sum. Instead an all-to-all gives
-every device one slice of all K gradients; from its slices it computes its part of the K x K Gram
-matrix, which is summed over the devices, and the sum of the slices, which is gathered: an
+A device that holds one task's examples has, before anything is exchanged, that task's gradient.
+Data parallelism would now all-reduce, and the tasks were lost in the sum. Instead an all-to-all
+gives every device one slice of all K gradients; from its slices it computes its part of the K x K
+Gram matrix, which is summed over the devices, and the sum of the slices, which is gathered: an
 all-reduce is a reduce-scatter and an all-gather, and an all-to-all moves the bytes of the former.
 
 With more devices than tasks several hold parts of one task's batch, and the slices of those are

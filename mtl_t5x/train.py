@@ -165,7 +165,8 @@ def train(
                 path = os.path.join(model_dir, f"conflict_{current}.json")
                 measure.write({"step": current, **point}, path)
             examples = next(batches)
-            batch = jax.tree.map(jnp.asarray, examples) if layout is None else layout.place(examples)
+            place = layout.place if layout else functools.partial(jax.tree.map, jnp.asarray)
+            batch = place(examples)
             state, metrics = step.train_step(
                 state,
                 batch,

@@ -21,7 +21,7 @@ PROGRAM = """HloModule jit_f, entry_computation_layout={()->()}
 
 ENTRY %main.1 (p: f32[8,4]) -> f32[8,4] {
   %p = f32[8,4]{1,0} parameter(0)
-  %pair = (f32[8,4]{1,0}, bf16[2]{0}) all-reduce(%p, %q), replica_groups={{0,1},{2,3}}, to_apply=%add
+  %pair = (f32[8,4]{1,0}, bf16[2]{0}) all-reduce(%p, %q), replica_groups={{0,1},{2,3}}
   %gathered = bf16[64]{0} all-gather(%q), replica_groups=[1,8]<=[8], dimensions={0}
   %started = (bf16[8]{0}, bf16[64]{0}) all-gather-start(%q), replica_groups=[1,8]<=[8]
   %scattered = f32[4]{0} reduce-scatter(%p), replica_groups={{0,1,2,3}}, to_apply=%add

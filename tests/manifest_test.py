@@ -1,4 +1,4 @@
-"""Every way in which a checkpoint's file can be altered is found, and the checkpoint before is used."""
+"""Whatever happens to a checkpoint's files is found, and the checkpoint before is used."""
 
 import json
 import os
@@ -31,10 +31,10 @@ def files(folder: pathlib.Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
-def flip(path: pathlib.Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
+def flip(content: bytes, position: int) -> bytes:
+    flipped = bytearray(content)
+    flipped[position] ^= 1
+    return bytes(flipped)
 
 
 def test_a_checkpoint_that_was_left_alone(saved):
@@ -46,23 +46,21 @@ def test_a_checkpoint_that_was_left_alone(saved):
 
 
 def test_every_file_cut_off_or_altered_is_found(saved, tmp_path):
-    """All files, each emptied, shortened by a byte, flipped at both ends and in the middle, gone."""
+    """Each emptied, shortened by a byte, flipped at both ends and in the middle, and gone."""
     folder = tmp_path / "checkpoint_10"
     shutil.copytree(saved / "checkpoint_10", folder)
     tried = 0
     for name in files(folder):
         path = folder / name
         content = path.read_bytes()
-        harms = [lambda: path.write_bytes(b""), lambda: path.write_bytes(content[:-1])]
-        harms += [lambda at=at: flip(path, at) for at in (0, len(content) // 2, -1)]
-        if name != manifest.FILE:
-            harms.append(path.unlink)
-        for harm in harms:
-            harm()
+        flipped = [flip(content, at) for at in (0, len(content) // 2, -1)]
+        gone = [] if name == manifest.FILE else [None]
+        for harmed in (b"", content[:-1], *flipped, *gone):
+            path.unlink() if harmed is None else path.write_bytes(harmed)
             found = manifest.damage(epath.Path(folder))
             assert found is not None and str(path) in found
-            path.write_bytes(content)
             tried += 1
+        path.write_bytes(content)
     assert tried > 50 and manifest.damage(epath.Path(folder)) is None
 
 
@@ -70,10 +68,10 @@ def test_every_byte_of_the_manifest_counts(saved, tmp_path):
     folder = tmp_path / "checkpoint_10"
     shutil.copytree(saved / "checkpoint_10", folder)
     path = folder / manifest.FILE
-    for position in range(path.stat().st_size):
-        flip(path, position)
+    content = path.read_bytes()
+    for position in range(len(content)):
+        path.write_bytes(flip(content, position))
         assert manifest.damage(epath.Path(folder)) is not None, position
-        flip(path, position)
 
 
 def test_the_checkpoint_before_is_used(saved, tmp_path, caplog):
@@ -101,8 +99,8 @@ def test_the_checkpoint_before_is_used(saved, tmp_path, caplog):
 
 def test_parameters_alone(saved, tmp_path):
     shutil.copytree(saved, tmp_path / "run")
-    data = tmp_path / "run" / "checkpoint_10" / "state" / "d"
-    flip(next(data.iterdir()), 40)
+    file = next((tmp_path / "run" / "checkpoint_10" / "state" / "d").iterdir())
+    file.write_bytes(flip(file.read_bytes(), 40))
     shapes = checkpoints_test.a_state(0.0).params
     with pytest.raises(ValueError, match="no good checkpoint is left.*was altered"):
         checkpoints.restore_params(str(tmp_path / "run" / "checkpoint_10"), shapes)

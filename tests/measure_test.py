@@ -1,4 +1,4 @@
-"""Measuring at a fixed point: against K jax.grad calls, and against the original's way in PyTorch."""
+"""Measuring at a fixed point: against K jax.grad calls, and the original's way in PyTorch."""
 
 import dataclasses
 import json
@@ -124,7 +124,7 @@ def test_adam_scale(params):
 
 def test_sketches_of_pieces_add_up(params):
     exact, cosines, errors = at(params)["groups"], [], []
-    for width in (2048, 32768):
+    for width in (512, 4096):
         settings = dataclasses.replace(SETTINGS, sketch_width=width)
         figures = at(params, settings)["groups"]["encoder"]
         cosines.append(np.array(figures["cosine"]))
@@ -132,7 +132,7 @@ def test_sketches_of_pieces_add_up(params):
     expected, off = np.array(exact["encoder"]["cosine"]), np.triu_indices(3, 1)
     for cosine, error in zip(cosines, errors):
         assert np.all(np.abs(cosine - expected)[off] < 4.5 * error[off])
-    assert errors[1][off].max() < 0.5 * errors[0][off].max()
+    assert errors[1][off].max() < 0.6 * errors[0][off].max()
 
 
 def test_settings_that_can_not_work():

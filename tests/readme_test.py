@@ -20,6 +20,12 @@ SHORTER = {
     "bash launch/test.sh": ["--collect-only", "-q", "tests/conflict_test.py"],
     "python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin": FEW_STEPS,
     "python -m mtl_t5x.main --gin_file=my_run.gin": FEW_STEPS,
+    "python -m mtl_t5x.measure": ["--gin.measure.Settings.examples=64"],
+    "python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin "
+    '--gin.MODEL_DIR=\\"/tmp/dry\\" --dry_run': [],
+    "bash launch/gpu.sh --dry-run": [],
+    "bash launch/tpu_pod.sh --dry-run": [],
+    "bash launch/study.sh --dry-run": [],
     "python -m mtl_t5x.tasks": [],
     "python -m mtl_t5x.study": SMALL_STUDY,
     "python -m mtl_t5x.report": [],

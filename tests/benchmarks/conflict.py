@@ -15,8 +15,9 @@ the same for all. Run in turn, in one process:
 * torchjd: TorchJD's Gram engine on the same PyTorch model
 
 The last three need the extra `reference` and torchjd. The last line is JSON: by size and number of
-tasks, each one's time over plain's (`measuring_over_plain`, …), measuring's over the PyTorch ones',
-and memory over plain's (`measuring_memory_over_plain`, …).
+tasks, each one's time over plain's (`measuring_over_plain`, …), measuring's over the PyTorch ones'
+(`measuring_over_torch_per_task`, …), and memory over plain's: measuring's is `memory_over_plain`,
+others' `scan_memory_over_plain`, ….
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import argparse
 import copy
 import importlib.util
 import json
+import os
 import re
 from unittest import mock
 
@@ -35,6 +37,9 @@ import workbench
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mtl_t5x import gradients, probes
+
+# PyTorch's idle threads would else turn in circles while JAX is timed.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 HAS_TORCHJD = HAS_TORCH and importlib.util.find_spec("torchjd") is not None
@@ -122,10 +127,15 @@ def torch_ways(size: str, batch):
         )
     )
     model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    encoder = [p for n, p in model.encoder.named_parameters() if "norm" not in n and "embed" not in n]
+    encoder = [
+        p for n, p in model.encoder.named_parameters() if "norm" not in n and "embed" not in n
+    ]
     ids = {
         name: torch.tensor(np.asarray(batch[key])).long()
-        for name, key in (("input_ids", "encoder_input_tokens"), ("labels", "decoder_target_tokens"))
+        for name, key in (
+            ("input_ids", "encoder_input_tokens"),
+            ("labels", "decoder_target_tokens"),
+        )
     }
     tasks = len(ids["input_ids"])
 
@@ -188,7 +198,10 @@ def measure(size: str, tasks: int, examples: int, rounds: int, budget: float) ->
         name: lambda way=way: jax.block_until_ready(way(params, batch))
         for name, way in compiled.items()
     }
-    seconds = workbench.interleaved({**runs, **torch_ways(size, batch)}, rounds, budget)
+    seconds = workbench.interleaved(runs, rounds, budget / 2)
+    # Apart, so that a slow neighbour doesn't come before a plain step.
+    against = {"measuring": runs["measuring"], **torch_ways(size, batch)}
+    torch_seconds = workbench.interleaved(against, rounds, budget / 2) if len(against) > 1 else {}
     memory = {name: workbench.temporary_mebibytes(way) for name, way in compiled.items()}
     ratios = {}
     for name, taken in seconds.items():
@@ -202,10 +215,13 @@ def measure(size: str, tasks: int, examples: int, rounds: int, budget: float) ->
             key = "memory_over_plain" if name == "measuring" else f"{name}_memory_over_plain"
             if name != "plain":
                 ratios[key] = round(share, 4)
-        if name.startswith("torch"):
-            ratio = workbench.median_ratio(seconds["measuring"], taken)
-            ratios[f"measuring_over_{name}"] = round(ratio, 4)
         print(line, flush=True)
+    measuring = torch_seconds.pop("measuring", None)
+    for name, taken in torch_seconds.items():
+        ratio = workbench.median_ratio(measuring, taken)
+        ratios[f"measuring_over_{name}"] = round(ratio, 4)
+        print(f"{size:6}{tasks:4}  {name:15}{np.median(taken) * 1e3:10.1f} ms; "
+              f"measuring takes {ratio:.3f} of it", flush=True)  # fmt: skip
     return ratios
 
 
@@ -215,7 +231,9 @@ def main():
     parser.add_argument("--tasks", default="2,4,8,16")
     parser.add_argument("--batch", type=int, default=4, help="examples per task")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--budget", type=float, default=600.0, help="seconds per size and K at most")
+    parser.add_argument(
+        "--budget", type=float, default=600.0, help="seconds per size and K at most"
+    )
     arguments = parser.parse_args()
     print(f"{jax.devices()[0].device_kind}, {arguments.batch} examples a task, "
           f"{workbench.INPUTS} + {workbench.TARGETS} tokens; over plain:")  # fmt: skip

@@ -2,10 +2,11 @@
 
 python tests/faults/kill_and_resume.py [--kills=50] [--seed=0] [--folder=DIR]
 
-SIGKILL falls anywhere in training, during saves as well, until the run has been killed so often; then
-it ends by itself. The last line is JSON: kills, restarts, bit_equal (parameters, optimizer state,
-metrics and the log of example ids), lost_steps_max (steps that a restart did again, of those that
-were logged), save_period and damaged (checkpoints that were put aside).
+SIGKILL falls anywhere in training, during saves as well, until the run has been killed so often;
+then it ends by itself. The last line is JSON: kills, restarts, bit_equal (parameters, optimizer
+state, metrics, results and log of example ids), lost_steps_max (steps that a restart did again),
+save_period and damaged (checkpoints that were put aside). A kill while a save goes on in the
+background costs the period before that save and the steps since it began.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def command(folder: pathlib.Path, steps: int) -> list[str]:
         "LOG_PERIOD": 1,
         "CHECKPOINT_PERIOD": SAVE_PERIOD,
         "DROPOUT_RATE": 0.1,
+        "step.adamw.warmup_steps": 2,
         "train.train.log_examples": True,
         "train.train.keep_checkpoints": 3,
     }
@@ -47,11 +49,11 @@ def command(folder: pathlib.Path, steps: int) -> list[str]:
 
 def start(folder: pathlib.Path, steps: int) -> subprocess.Popen:
     folder.mkdir(parents=True, exist_ok=True)
-    output = open(folder / "output.txt", "ab")  # noqa: SIM115: the process writes to it
     environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(
-        command(folder, steps), cwd=ROOT, env=environment, stdout=output, stderr=output
-    )
+    with open(folder / "output.txt", "ab") as output:
+        return subprocess.Popen(
+            command(folder, steps), cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
 
 
 def logged_steps(folder: pathlib.Path) -> int:

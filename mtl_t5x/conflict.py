@@ -64,8 +64,8 @@ def reference_magnitude(gram: Gram) -> Scalar:
 def of_halves(halves: Float[Array, "parts parts"]) -> Gram:
     """The tasks' Gram matrix from that of the halves of their batches.
 
-    Row 2k + h is half h of task k, scaled to its share of the task's loss: the halves' gradients add
-    up to the task's.
+    Row 2k + h is half h of task k, scaled to its share of the task's loss: the halves' gradients
+    add up to the task's.
     """
     tasks = halves.shape[0] // 2
     return halves.reshape(tasks, 2, tasks, 2).sum(axis=(1, 3))
@@ -74,8 +74,8 @@ def of_halves(halves: Float[Array, "parts parts"]) -> Gram:
 def unbiased(halves: Float[Array, "parts parts"]) -> Gram:
     """Inner products of independent gradients: E is the Gram matrix of the expected gradients.
 
-    <g_i, g_j> for two tasks; 4 <a_k, b_k> on the diagonal, of the two halves' gradients a + b = g_k,
-    which can be negative. Of a loss over tokens this holds for its sum; see
+    <g_i, g_j> for two tasks; 4 <a_k, b_k> on the diagonal, of the two halves' gradients a + b =
+    g_k, which can be negative. Of a loss over tokens this holds for its sum; see
     `conflict_estimates.pooled`.
     """
     tasks = halves.shape[0] // 2

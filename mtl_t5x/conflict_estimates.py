@@ -1,14 +1,14 @@
 """Conflict as large batches would show it, from small ones; arrays in, arrays out, no JAX.
 
-Noise in a batch lengthens its gradient, so the norms of small batches are too large and their cosines
-too close to 0. Inner products of *independent* batches have no such bias. With the examples of each
-task in two halves, whose gradients a and b add up to the task's, E<g_i, g_j> = <G_i, G_j> for i != j
-and E 4<a_k, b_k> = ||G_k||^2 (`conflict.unbiased`). Averages of these over steps have the large
-batch's values, and the numbers made of the averages approach the large batch's.
+Noise in a batch lengthens its gradient, so the norms of small batches are too large and their
+cosines too close to 0. Inner products of *independent* batches have no such bias. With the examples
+of each task in two halves, whose gradients a and b add up to the task's, E<g_i, g_j> = <G_i, G_j>
+for i != j and E 4<a_k, b_k> = ||G_k||^2 (`conflict.unbiased`). Averages of these over steps have
+the large batch's values, and the numbers made of the averages approach the large batch's.
 
 A number that is no linear function of the averages still has a bias of order 1/steps. The jackknife
-over the steps removes it and gives the standard error: with f the number from all T steps and f_t the
-one without step t,
+over the steps removes it and gives the standard error: with f the number from all T steps and f_t
+the one without step t,
 
     estimate = T f - (T - 1) mean(f_t),    standard error^2 = (T - 1)/T sum_t (f_t - mean(f_t))^2
 
@@ -16,10 +16,10 @@ one without step t,
 method's without derivatives). An interval is estimate +- Student's t with T - 1 degrees of freedom
 times the standard error. Steps must be independent draws, at parameters that hardly change.
 
-The magnitude conflict is a mean of squares of d_k = ||g_k||^2 - ||sum_j g_j||^2. With C the covariance
-of the averages of the d_k (from the d_k's jackknife), E d^2 = D^2 + C_kk, and for normal averages
-Var sum_k d_k^2 = 4 D'CD + 2 tr(C C): the estimate is mean(d^2) - tr(C)/K, and both terms are in its
-error. The second, which the first-order methods lack, is all there is where D is near 0.
+The magnitude conflict is a mean of squares of d_k = ||g_k||^2 - ||sum_j g_j||^2. With C the
+covariance of the averages of the d_k (from the d_k's jackknife), E d^2 = D^2 + C_kk, and for normal
+averages Var sum_k d_k^2 = 4 D'CD + 2 tr(C C): the estimate is mean(d^2) - tr(C)/K, and both terms
+are in its error. The second, which the first-order methods lack, is all there is where D is near 0.
 """
 
 from __future__ import annotations
@@ -77,9 +77,10 @@ def pooled(
 ) -> Float[np.ndarray, "task task"]:
     """The Gram matrix of the large batch from the unbiased ones of many steps.
 
-    A loss that is a mean over a batch's tokens weighs tokens of short batches more. So gradients are
-    turned back into sums over tokens by `weights`, the tokens (or examples) that each step's task
-    losses are means over, averaged, and divided by the average weights: the mean over all tokens.
+    A loss that is a mean over a batch's tokens weighs tokens of short batches more. So gradients
+    are turned back into sums over tokens by `weights`, the tokens (or examples) that each step's
+    task losses are means over, averaged, and divided by the average weights: the mean over all
+    tokens.
     """
     products, weights = _sums(grams, weights)
     average = weights.mean(axis=0)
@@ -185,8 +186,8 @@ def noise(
 ) -> Noise:
     """From the squared norms at two batch sizes, both averages over independent batches.
 
-    |G|^2 = (B n_B - b n_b)/(B - b), S = (n_b - n_B)/(1/b - 1/B): McCandlish et al. 2018, appendix A.
-    |G|^2 is unbiased and can be negative; the scale then means nothing and is NaN.
+    |G|^2 = (B n_B - b n_b)/(B - b), S = (n_b - n_B)/(1/b - 1/B): McCandlish et al. 2018, appendix
+    A. |G|^2 is unbiased and can be negative; the scale then means nothing and is NaN.
     """
     squares, small_squares = np.asarray(squares, float), np.asarray(small_squares, float)
     norm = (examples * squares - small_examples * small_squares) / (examples - small_examples)
@@ -252,7 +253,7 @@ def sketch_error(
     units = sketches / np.linalg.norm(sketches, axis=1, keepdims=True)
     cosine = units @ units.T
     error = np.zeros_like(cosine)
-    for i, j in zip(*np.triu_indices(len(units), 1)):
+    for i, j in zip(*np.triu_indices(len(units), 1), strict=True):
         parts = units[i] * units[j] - cosine[i, j] * (units[i] ** 2 + units[j] ** 2) / 2
         error[i, j] = error[j, i] = np.sqrt(np.sum(parts**2))
     return error

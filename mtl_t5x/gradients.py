@@ -51,8 +51,8 @@ ENCODER_LAYERS = {r"\1": r"(encoder/layers_\d+)/.*kernel"}
 def select(params: Params, groups: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """Names of the parameters in each group: those that its regular expression matches in full.
 
-    A group's name may refer to the expression's parentheses (`\\1`): then there is a group for every
-    name that this gives, as in `ENCODER_LAYERS`.
+    A group's name may refer to the expression's parentheses (`\\1`): then there is a group for
+    every name that this gives, as in `ENCODER_LAYERS`.
 
     Raises:
       ValueError: a group's expression matches no parameter.
@@ -128,8 +128,8 @@ def gradient_and_sketches(
 ) -> tuple[Losses, Params, dict[str, Float[Array, "task width"]]]:
     """((losses, aux), gradient of the summed losses, each group's gradients as a count sketch).
 
-    Sketches are linear: those of several batches add up to that of the sum of their losses, so per-task
-    gradients are kept in K x width numbers, however large the model. See `probes.Sketch`.
+    Sketches are linear: those of several batches add up to that of the sum of their losses, so
+    per-task gradients are kept in K x width numbers, however large the model. See `probes.Sketch`.
 
     Args:
       loss_fn, params, num_tasks: as for `gradient_and_grams`.
@@ -179,6 +179,6 @@ def _check_used(losses: Callable[[dict[str, Any]], Array], probes: dict[str, Any
     if unused:
         raise ValueError(
             f"the conflict in {', '.join(unused[:5])}{', …' if len(unused) > 5 else ''} can't be "
-            "measured: these parameters are not shared by the tasks (a decoder per task, a head), or "
-            "the model uses them without mtl_t5x.probes. Leave them out of the conflict groups"
+            "measured: these parameters are not shared by the tasks (a decoder per task, a head), "
+            "or the model uses them without mtl_t5x.probes. Leave them out of the conflict groups"
         )

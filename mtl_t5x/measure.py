@@ -3,10 +3,10 @@
 python -m mtl_t5x.measure --gin_file=gin/examples/mini_glue_text_to_text.gin \
     --gin.MODEL_DIR=\\"/tmp/run\\"
 
-As the original measures it: 1,024 examples a task in pieces of 16. A task's gradient is the mean over
-the pieces of each piece's gradient, so with losses over tokens every piece counts alike, whatever it
-holds. The per-task gradients are added up either as they are, which takes twice K times the memory
-of the measured parameters, or as sketches of a given width.
+As the original measures it: 1,024 examples a task in pieces of 16. A task's gradient is the mean
+over the pieces of each piece's gradient, so with losses over tokens every piece counts alike,
+whatever it holds. The per-task gradients are added up either as they are, which takes twice K times
+the memory of the measured parameters, or as sketches of a given width.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def _add(sums, params, batch, scale, *, model, groups, width):
 
 
 def _unexplained(grads: Mapping[str, Array], rows: Mapping[str, Array]) -> dict[str, Array]:
-    """||g - sum_k g_k|| / (||g|| + sum_k ||g_k||) by name: 0 but for rounding if every use counts."""
+    """||g - sum_k g_k|| / (||g|| + sum_k ||g_k||) by name: 0 but for rounding if all uses count."""
 
     def norm(array):
         return jnp.sqrt(jnp.sum(jnp.square(array)))
@@ -299,8 +299,8 @@ def _check_explained(unexplained: Mapping[str, float]) -> None:
     names = [name for name, part in unexplained.items() if part > 1e-3]
     if names:
         raise ValueError(
-            f"the tasks' gradients of {', '.join(names)} don't add up to the gradient: the model also "
-            "uses these parameters in places that don't go through mtl_t5x.probes"
+            f"the tasks' gradients of {', '.join(names)} don't add up to the gradient: the model "
+            "also uses these parameters in places that don't go through mtl_t5x.probes"
         )
 
 
@@ -311,7 +311,7 @@ def _figures(
     settings: Settings,
     by_task: Callable[[Iterable[float]], dict[str, float]],
 ) -> dict[str, Any]:
-    """A group's figures; `rows` are sums over the pieces, `small_squares` the pieces' mean ||g_k||^2."""
+    """A group's figures; `rows` are sums over the pieces, `small_squares` means of ||g_k||^2."""
     if settings.sketch_width is None:
         gram = sum(np.asarray(_gram(row), np.float64) for row in rows) / pieces**2
     else:

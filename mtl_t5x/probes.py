@@ -1,19 +1,20 @@
 """How a parameter is used, so that the backward pass can tell the tasks apart.
 
 Every weight of the model goes through one of the two functions below. Activations carry the task as
-their first axis, `[task, batch, length, features]`, and no operation mixes tasks, so the rows of the
-cotangent that belong to task k hold nothing but the derivative of task k's loss. The backward pass
-of a weight can therefore form the K per-task gradients of that one weight, hand on their sum as the
-weight's ordinary gradient, and hand out what was asked for as the "gradient" of a *probe*: an extra
-argument of zeros that the forward pass never reads. The probe's shape says what is asked for:
+their first axis, `[task, batch, length, features]`, and no operation mixes tasks, so the rows of
+the cotangent that belong to task k hold nothing but the derivative of task k's loss. The backward
+pass of a weight can therefore form the K per-task gradients of that one weight, hand on their sum
+as the weight's ordinary gradient, and hand out what was asked for as the "gradient" of a *probe*:
+an extra argument of zeros that the forward pass never reads. The probe's shape says what is asked
+for:
 
 * `[task, task]`: the Gram matrix of this weight's per-task gradients;
 * `[task, 1, *weight.shape]`: the per-task gradients themselves (the 1 tells the two apart);
 * a `Sketch`: the per-task gradients in fewer numbers, added up over all the weights that share it;
 * `None`: nothing; the program is that of a plain step.
 
-A probe may have more rows than there are tasks, a multiple: each task's examples then are cut into so
-many parts, and `task` in these shapes means task and part. The parts' gradients add up to the
+A probe may have more rows than there are tasks, a multiple: each task's examples then are cut into
+so many parts, and `task` in these shapes means task and part. The parts' gradients add up to the
 task's.
 
 Only one weight's per-task gradients exist at a time, so memory doesn't grow with the model.
@@ -36,12 +37,12 @@ from jaxtyping import Array, Float
 class Sketch:
     """A probe that reads a count sketch: every entry of a gradient, with a random sign, is added to
     one of `width` buckets. Inner products of sketches are unbiased for those of the gradients, with
-    a variance of at most 2 ||x||^2 ||y||^2 / width, and sketches are linear: those of several weights
-    add up, if each weight has a `seed` of its own, and so do those of parts of a batch.
+    a variance of at most 2 ||x||^2 ||y||^2 / width, and sketches are linear: those of several
+    weights add up, if each weight has a `seed` of its own, and so do those of parts of a batch.
 
-    Source: Charikar, Chen, Farach-Colton 2002; as a map that keeps inner products, Weinberger et al.
-    2009 (arXiv 0902.2206). Here the entries of a row of `width` neighbours go to different buckets,
-    in their order from a random one on, so that no scatter is needed.
+    Source: Charikar, Chen, Farach-Colton 2002; as a map that keeps inner products, Weinberger et
+    al. 2009 (arXiv 0902.2206). Here the entries of a row of `width` neighbours go to different
+    buckets, in their order from a random one on, so that no scatter is needed.
     """
 
     buckets: Any  # [task, width]; JAX puts placeholders in their place at times

@@ -70,7 +70,9 @@ class Running:
         line |= self._by_task(f"split_half_cosine/{group}", null.split_half)
         line |= self._by_task(f"noise_trace/{group}", traces)
         steps = self._keep(group, gram, weights, traces)
-        grams, all_weights, all_traces = (np.array(column, np.float64) for column in zip(*steps))
+        grams, all_weights, all_traces = (
+            np.array(column, np.float64) for column in zip(*steps, strict=True)
+        )
         for name, estimate in conflict_estimates.estimates(grams, all_weights).items():
             line[f"{prefix}/running_{name}"] = estimate.value
             line[f"{prefix}/running_{name}_se"] = estimate.standard_error

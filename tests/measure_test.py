@@ -22,7 +22,12 @@ EXAMPLE = "gin/examples/mini_glue_text_to_text.gin"
 
 
 def pieces(count=3):
-    return [random_t5.batch(seed, len(TASKS)) for seed in range(count)]
+    """Three of four examples are the same in every piece: the gradient is more than its noise."""
+    drawn = [random_t5.batch(seed, len(TASKS)) for seed in range(count)]
+    return [
+        {name: jnp.concatenate([drawn[0][name][:, :3], own[name][:, 3:]], axis=1) for name in own}
+        for own in drawn
+    ]
 
 
 def at(params, settings=SETTINGS, **kwargs):
@@ -68,12 +73,9 @@ def assert_figures(figures, means, small_squares, tolerance):
         assert np.all(error <= 5 * tolerance * small_squares), name
         assert tuple(figures[name]) == TASKS
     np.testing.assert_allclose(list(figures["norms"].values()), norms, rtol=tolerance)
-    for k, task in enumerate(TASKS):
-        trace, square = by_task["noise_trace"][k], by_task["squared_norm"][k]
-        if square > 0.1 * small_squares[k]:  # else it is a quotient by almost nothing
-            assert figures["noise_scale"][task] == pytest.approx(trace / square, rel=50 * tolerance)
-        elif square < 0:
-            assert figures["noise_scale"][task] is None
+    assert np.all(by_task["squared_norm"] > 0.1 * small_squares), "the test's pieces are noise"
+    scales = by_task["noise_trace"] / by_task["squared_norm"]
+    np.testing.assert_allclose(list(figures["noise_scale"].values()), scales, rtol=1e-3)
     assert figures["reference_directional"] == pytest.approx(x, rel=tolerance)
     assert figures["directional"] == pytest.approx(x**2 - 1 / 3, abs=tolerance)
     assert figures["reference_magnitude"] == pytest.approx(np.var(norms**2), rel=5 * tolerance)

@@ -53,8 +53,9 @@ def assert_equals_one_device(folder: pathlib.Path, kind: str, name: str) -> None
     assert set(one) == set(several)
     assert one["loss"][-1].sum() < 0.9 * one["loss"][0].sum(), "ten steps that learn something"
     for array in one:
-        # The directional conflict is a difference of numbers of size 1.
-        scale = 1.0 if array == "directional" else np.abs(one[array]).max()
+        # The directional conflict is a difference of numbers of size 1, and the bias of a span's
+        # pointers, which changes no softmax over positions, learns nothing but rounding.
+        scale = 1.0 if array == "directional" else max(np.abs(one[array]).max(), 1e-3)
         np.testing.assert_allclose(
             several[array], one[array], rtol=0, atol=1e-5 * scale, err_msg=f"{name}: {array}"
         )

@@ -1,6 +1,6 @@
-"""Ways to the Gram matrix of the task gradients: their time and temporary memory over a plain step's.
+"""Ways to the Gram matrix of the task gradients: time and temporary memory over a plain step's.
 
-python tests/benchmarks/conflict.py [--sizes=mini,small] [--tasks=2,4,8,16] [--batch=4] [--rounds=20]
+python tests/benchmarks/conflict.py [--sizes=mini,small] [--tasks=2,4,8,16] [--batch=4]
 
 A step here is losses, summed gradient and Gram matrix of the encoder, without an optimizer: that is
 the same for all. Run in turn, in one process:
@@ -10,8 +10,8 @@ the same for all. Run in turn, in one process:
 * naive: jax.grad of the same model with autodiff's own products, nothing is measured
 * vmap: jax.vmap of each task's gradient, with autodiff's products; every gradient K times
 * scan: a scan over the tasks that keeps the encoder's gradients K times
-* torch_plain, torch_per_task: transformers' T5, one backward pass of the summed loss; one forward and
-  backward pass per task, whose encoder gradients are flattened for the cosines
+* torch_plain, torch_per_task: transformers' T5, one backward pass of the summed loss; one
+  forward and backward pass per task, whose encoder gradients are flattened for the cosines
 * torchjd: TorchJD's Gram engine on the same PyTorch model
 
 The last three need the extra `reference` and torchjd. The last line is JSON: by size and number of

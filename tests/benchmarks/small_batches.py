@@ -5,10 +5,10 @@ python tests/benchmarks/small_batches.py [--repetitions=100] [--steps=128] [--tr
 A mini model stands still, at its start or after some steps of training. 1,024 examples of each
 GLUE task of the embedded benchmark are all there is; the truth is the conflict over all of them. A
 repetition draws batches of 8 a task from them, with replacement, `steps` times, and states 95 %
-intervals: unbiased, from the halves of the batches (`conflict_estimates`), and naive, from the mean of
-the batches' own figures. Counted is how often they hold the truth. Every example's gradient is
-computed once; the Gram matrix of any batch then is a sum over that of the examples. The last line is
-JSON.
+intervals: unbiased, from the halves of the batches (`conflict_estimates`), and naive, from the mean
+of the batches' own figures. Counted is how often they hold the truth. Every example's gradient is
+computed once; the Gram matrix of any batch then is a sum over that of the examples. The last line
+is JSON.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def example_gradients(model, params, batch) -> tuple[np.ndarray, np.ndarray]:
 
 
 def batch_grams(gram, tokens, tasks: int, steps: int, rng):
-    """(Gram matrices of the halves [step, 2 task, 2 task], tokens [step, task]) of drawn batches."""
+    """(Gram matrices of the halves [step, 2 task, 2 task], tokens [step, task]) of batches."""
     drawn = rng.integers(0, EXAMPLES, (steps, tasks, BATCH)) + EXAMPLES * np.arange(tasks)[:, None]
     weights = tokens[drawn].sum(-1).astype(float)
     halves = np.empty((steps, 2 * tasks, 2 * tasks))

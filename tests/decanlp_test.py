@@ -217,7 +217,11 @@ def test_a_prompt_of_ones_own_with_several_templates(restored):
         ({"squad": "{contxt}"}, {}, "Unknown field 'contxt' .*Did you mean 'context'"),
         ({"squad": "{premise}"}, {}, "Unknown field 'premise'"),
         ({"sst": "{context}"}, {"sst": ("x",)}, "2 different words are needed"),
-        ({"sst": "{context}"}, {"squad": ("x", "y")}, "'squad': the task has no classes, so it takes no answer words"),
+        (
+            {"sst": "{context}"},
+            {"squad": ("x", "y")},
+            "'squad': the task has no classes, so it takes no answer words",
+        ),
     ],
 )
 def test_prompts_and_labels_are_checked(restored, templates, words, message):

@@ -127,7 +127,11 @@ def bad(prompt=None, labels=None):
         ({"cola": Template("{sentence}", ("a",))}, None, "2 different words are needed.*found 'a'"),
         ({"stsb": Template("{sentence1}", ("a",))}, None, "task 'stsb'.*has no classes"),
         ({"stsb": Template("{sentence1}", turned=True)}, None, "no template can be turned"),
-        (None, {"mnli": ("a", "b")}, "Label vocabulary 'mine' of glue, task 'mnli': 3 different words"),
+        (
+            None,
+            {"mnli": ("a", "b")},
+            "Label vocabulary 'mine' of glue, task 'mnli': 3 different words",
+        ),
         (None, {"cola": ("a", "a")}, "2 different words are needed"),
         (None, {"cola": ("a ", "b")}, "without space around them"),
         (None, {"stsb": ("a", "b")}, "'stsb': the task has no classes"),

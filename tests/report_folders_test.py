@@ -30,14 +30,14 @@ def test_warm_up_without_a_learning_rate_is_a_tenth_of_the_steps():
 def test_counts_are_averaged_over_runs():
     first = {
         "test": {"cola": {"unparsed": 4, "examples": 10, "accuracy": 3.0}},
-        "train": {"cola": {"cut": {"targets": 6}}},
+        "train": {"cola": {"targets_cut": 6}},
     }
     second = {"test": {"cola": {"unparsed": 2, "examples": 10, "accuracy": 5.0}}}
     runs = [record(first), record(second), record(None)]
     assert folders.mean_counts(runs, "cola") == {
         "examples": 10,
         "unparsed": 3,
-        "train targets cut": 6,
+        "train targets_cut": 6,
     }
     assert folders.mean_counts(runs, "mnli") == {}
 

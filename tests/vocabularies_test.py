@@ -2,7 +2,7 @@
 
 import pytest
 
-from mtl_t5x.tasks import vocabularies
+from mtl_t5x.tasks import mini_vocabulary, vocabularies
 
 TEXT = "The 2 nurses didn't read naïve notes — 3.8 of “them”."
 
@@ -20,7 +20,7 @@ def test_sizes_are_multiples_of_128():
     assert vocabularies.load("bytes").vocab_size == 259
     assert vocabularies.size("bytes") == 384
     mini = vocabularies.load("mini").vocab_size
-    assert mini <= 1024
+    assert mini <= mini_vocabulary.SIZE
     assert mini <= vocabularies.size() < mini + 128
     assert vocabularies.size() % 128 == 0
 

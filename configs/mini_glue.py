@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.prompts = ("default",)
     config.labels = ("semantic",)
     config.seeds = (0, 1)
-    config.train_steps = 900
+    config.train_steps = 800
     config.single_task_steps = config.get_oneway_ref("train_steps")
     config.conflict_period = 20
     config.feature_lengths = {"inputs": 32, "targets": 8}

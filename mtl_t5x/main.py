@@ -14,10 +14,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
+import gin
 from absl import app, flags
 from absl import logging as absl_logging
-
-import gin
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RUN_MODES = {

@@ -51,7 +51,7 @@ class RunLog:
         self._running = running
         if running is not None:
             running.restore(kept)
-        self._file = open(path, "a", encoding="utf-8")
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115, closed in __exit__
         self._tensorboard = metric_writers.SummaryWriter(model_dir)
         self._progress = tqdm(
             total=train_steps,
@@ -105,10 +105,8 @@ class RunLog:
         self._pending.clear()
         for path, value in jax.tree_util.tree_leaves_with_path(params):
             if not jnp.all(jnp.isfinite(value)):
-                raise TrainingDivergedError(
-                    f"the last update made {jax.tree_util.keystr(path, simple=True, separator='/')} "
-                    f"not finite. {_ADVICE}"
-                )
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise TrainingDivergedError(f"the last update made {name} not finite. {_ADVICE}")
 
     def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
         scalars, matrices = flatten(metrics, self._names)

@@ -6,7 +6,6 @@ Knows SeqIO and nothing of any benchmark. There is one iterator per task, stacke
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
@@ -18,7 +17,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from mtl_t5x import heads
+from mtl_t5x import heads, lookup
 
 logger = logging.getLogger(__name__)
 
@@ -49,23 +48,18 @@ def find_tasks(
     )
     tasks = {}
     for name in names:
-        if name not in seqio.TaskRegistry.names() and name not in seqio.MixtureRegistry.names():
-            raise ValueError(_unknown(name))
-        for task in seqio.get_subtasks(seqio.get_mixture_or_task(name)):
+        try:
+            found = lookup.find(name)
+        except ValueError as error:
+            raise ValueError(
+                f"MIXTURE_OR_TASK_NAME: {error} A module of your own that registers it must be "
+                "imported in the gin file, or named as MIXTURE_OR_TASK_MODULE."
+            ) from error
+        for task in seqio.get_subtasks(found):
             tasks[task.name] = task
     if not tasks:
         raise ValueError("MIXTURE_OR_TASK_NAME is empty: give a mixture, a task or a list of tasks")
     return tuple(tasks.values())
-
-
-def _unknown(name: str) -> str:
-    known = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
-    message = f"MIXTURE_OR_TASK_NAME: no SeqIO task or mixture is registered as {name!r}."
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    if near:
-        return f"{message} Did you mean {' or '.join(map(repr, near))}?"
-    hint = "Import the module that registers it in the gin file, or set MIXTURE_OR_TASK_MODULE."
-    return f"{message} Registered are: {', '.join(known) or 'none'}. {hint}"
 
 
 def short_names(tasks: Sequence[seqio.Task]) -> tuple[str, ...]:

@@ -197,6 +197,20 @@ def _missing(study: folders.Study) -> list[str]:
     ]
 
 
+_TRANSFER = ("task", "metric", "single-task", "multi-task", "relative transfer", "seeds")
+
+
+def _transfer_cells(row: tables.TransferRow) -> tuple[Cell, ...]:
+    return (
+        row.task,
+        row.metric,
+        _spread(row.single_mean, row.single_sd),
+        _spread(row.multi_mean, row.multi_sd),
+        _change(row),
+        str(row.seeds),
+    )
+
+
 def _headline_tables(study: folders.Study, rows: Sequence[tables.TransferRow]) -> list[str]:
     parts = ["<h2>Transfer</h2>"]
     for variant in study.variants:
@@ -205,19 +219,8 @@ def _headline_tables(study: folders.Study, rows: Sequence[tables.TransferRow]) -
         if not mine:
             parts.append("<p>No run of this setting has finished.</p>")
             continue
-        lines = [
-            (
-                r.task,
-                r.metric,
-                _spread(r.single_mean, r.single_sd),
-                _spread(r.multi_mean, r.multi_sd),
-                _change(r),
-                str(r.seeds),
-            )
-            for r in mine
-        ]
-        head = ("task", "metric", "single-task", "multi-task", "relative transfer", "seeds")
-        parts.append(_table(head, lines, 2, last_is_average=mine[-1].task == "average"))
+        lines = map(_transfer_cells, mine)
+        parts.append(_table(_TRANSFER, lines, 2, last_is_average=mine[-1].task == "average"))
     return [*parts, f'<p class="soft">{METHOD}</p>']
 
 
@@ -299,22 +302,10 @@ def _counts(study: folders.Study) -> list[str]:
 
 
 def _all_metrics(rows: Sequence[tables.TransferRow]) -> list[str]:
-    lines = [
-        (
-            " · ".join(r.variant),
-            r.task,
-            r.metric,
-            _spread(r.single_mean, r.single_sd),
-            _spread(r.multi_mean, r.multi_sd),
-            _change(r),
-            str(r.seeds),
-        )
-        for r in rows
-    ]
-    head = ("setting", "task", "metric", "single-task", "multi-task", "relative transfer", "seeds")
+    lines = [(" · ".join(row.variant), *_transfer_cells(row)) for row in rows]
     return [
         "<details><summary>All metrics (test split)</summary>",
-        _table(head, lines, 3),
+        _table(("setting", *_TRANSFER), lines, 3),
         "</details>",
     ]
 

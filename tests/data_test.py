@@ -95,9 +95,9 @@ def test_short_names():
 @pytest.mark.parametrize(
     "name, suggestion",
     [
-        ("glue_cola.default.semantik", "glue_cola.default.semantic"),
-        ("glue.defualt.semantic", "glue.default.semantic"),
-        ("glue_mnil.default.semantic", "glue_mnli.default.semantic"),
+        ("glue_cola.default.semantik", "Did you mean 'semantic'"),
+        ("glue.defualt.semantic", "Did you mean 'default'"),
+        ("glue_mnil.default.semantic", "Did you mean 'glue_mnli'"),
     ],
 )
 def test_unknown_name_suggests_the_nearest(name, suggestion):

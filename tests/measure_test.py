@@ -206,30 +206,8 @@ def test_command_on_a_runs_folder(tmp_path, capsys):
 def test_agrees_with_the_original_way(tmp_path):
     """A backward pass per piece and task, gradients added up, flattened and compared."""
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    torch.manual_seed(0)
-    model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(
-            vocab_size=CONFIG.vocab_size,
-            d_model=CONFIG.emb_dim,
-            d_kv=CONFIG.head_dim,
-            d_ff=CONFIG.mlp_dim,
-            num_layers=CONFIG.num_encoder_layers,
-            num_decoder_layers=CONFIG.num_decoder_layers,
-            num_heads=CONFIG.num_heads,
-            feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
-            decoder_start_token_id=0,
-        )
-    ).eval()
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.normal_()
-            if name.endswith("layer_norm.weight"):
-                weight.mul_(0.2).add_(1)
-            elif name != "shared.weight" and "relative" not in name:
-                weight.div_(weight.shape[1] ** 0.5)
+    pytest.importorskip("transformers")
+    model = random_t5.randomise(random_t5.transformers_t5(CONFIG)).eval()
     model.save_pretrained(tmp_path)
     params = jax.tree.map(jnp.asarray, pretrained.load_params(tmp_path))
 

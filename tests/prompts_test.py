@@ -5,7 +5,8 @@ import copy
 import pytest
 import seqio
 
-from mtl_t5x.tasks import glue, prompts, registry
+from mtl_t5x import lookup
+from mtl_t5x.tasks import glue, prompts
 from mtl_t5x.tasks.prompts import Template
 
 GLUE = prompts.PROMPTS["glue"]
@@ -91,9 +92,9 @@ def test_a_user_adds_a_prompt_and_labels(additions):
     glue.register()
 
     names = {"glue_cola", "glue_stsb", "glue_mnli", "glue_mnli_mismatched"}
-    mixture = registry.find("glue.mine.digits")
+    mixture = lookup.find("glue.mine.digits")
     assert {task.name for task in mixture.tasks} == {f"{name}.mine.digits" for name in names}
-    assert registry.find("glue.default.digits").name == "glue.default.digits"
+    assert lookup.find("glue.default.digits").name == "glue.default.digits"
     example = next(
         seqio.get_mixture_or_task("glue_mnli.mine.digits")
         .get_dataset(None, "test", shuffle=False, try_in_mem_cache=False)
@@ -142,7 +143,7 @@ def test_what_does_not_fit_is_refused(additions, prompt, labels, message):
     with pytest.raises(ValueError, match=message):
         bad(prompt, labels)
     # The tasks registered before stay.
-    assert registry.find("glue_cola.default.semantic")
+    assert lookup.find("glue_cola.default.semantic")
 
 
 def test_names_are_checked(additions):

@@ -56,3 +56,43 @@ def batch(seed, tasks=3, examples=4, inputs=12, targets=6):
         "decoder_target_tokens": target_ids,
         "decoder_loss_weights": (target_ids != 0).astype(jnp.float32),
     }
+
+
+def transformers_t5(config):
+    """transformers' T5 1.1 of the same sizes, in PyTorch, as `transformers` initialises it."""
+    import torch
+    import transformers
+
+    model = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(
+            vocab_size=config.vocab_size,
+            d_model=config.emb_dim,
+            d_kv=config.head_dim,
+            d_ff=config.mlp_dim,
+            num_layers=config.num_encoder_layers,
+            num_decoder_layers=config.num_decoder_layers,
+            num_heads=config.num_heads,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+        )
+    )
+    # Newer versions tie every fresh T5; published T5 1.1 weights are untied when read.
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    return model
+
+
+def randomise(model, seed=0):
+    """Weights as `params` draws them, for a PyTorch model: no scale is one, no product trivial."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(generator=generator)
+            if name.endswith("layer_norm.weight"):
+                weight.mul_(0.2).add_(1)
+            elif name != "shared.weight" and "relative" not in name:
+                weight.div_(weight.shape[1] ** 0.5)
+    return model

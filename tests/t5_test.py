@@ -294,31 +294,8 @@ def test_dropout_acts_in_training_alone():
 def reference(tmp_path_factory):
     """transformers' T5 1.1 with random weights of its own, and our parameters read from it."""
     torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
-    config = random_t5.CONFIG
-    settings = transformers.T5Config(
-        vocab_size=config.vocab_size,
-        d_model=config.emb_dim,
-        d_kv=config.head_dim,
-        d_ff=config.mlp_dim,
-        num_layers=config.num_encoder_layers,
-        num_decoder_layers=config.num_decoder_layers,
-        num_heads=config.num_heads,
-        feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
-        decoder_start_token_id=0,
-    )
-    model = transformers.T5ForConditionalGeneration(settings).eval()
-    # Newer versions tie every fresh T5; published T5 1.1 weights are untied when read.
-    model.lm_head.weight = torch.nn.Parameter(torch.empty(config.vocab_size, config.emb_dim))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.normal_(generator=generator)
-            if name.endswith("layer_norm.weight"):
-                weight.mul_(0.2).add_(1)
-            elif name not in ("shared.weight",) and "relative" not in name:
-                weight.div_(weight.shape[1] ** 0.5)
+    pytest.importorskip("transformers")
+    model = random_t5.randomise(random_t5.transformers_t5(random_t5.CONFIG)).eval()
     folder = tmp_path_factory.mktemp("huggingface")
     model.save_pretrained(folder)
     assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()

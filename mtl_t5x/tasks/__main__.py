@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import seqio
 
+from mtl_t5x import lookup
 from mtl_t5x.tasks import decanlp, glue, prompts, registry
 
 BENCHMARKS = (glue, decanlp)
@@ -51,12 +52,12 @@ def show(name: str, split: str, count: int, lengths: dict[str, int]) -> str:
     Raises:
       ValueError: no such name (suggests the nearest), or no such split.
     """
-    found = registry.find(name)
+    found = lookup.find(name)
     tasks = [found] if isinstance(found, seqio.Task) else list(found.tasks)
     having = [task for task in tasks if split in task.splits]
     if not having:
         splits = {split for task in tasks for split in task.splits}
-        raise ValueError(registry.unknown("split", split, splits, f" of {name!r}"))
+        raise ValueError(lookup.unknown("split", split, splits, f" of {name!r}"))
     return "\n\n".join(_show_task(task, split, count, lengths) for task in having)
 
 

@@ -11,6 +11,7 @@ import dataclasses
 import string
 from collections.abc import Mapping, Sequence
 
+from mtl_t5x import lookup
 from mtl_t5x.tasks import registry
 
 
@@ -109,7 +110,7 @@ def check(where: str, templates: Sequence[Template], fields: Sequence[str], clas
         for field in _fields(where, template.text):
             if field not in fields:
                 at = f" in the template {template.text!r}"
-                raise ValueError(f"{where}: " + registry.unknown("field", field, fields, at))
+                raise ValueError(f"{where}: " + lookup.unknown("field", field, fields, at))
         if template.turned and classes == 0:
             raise ValueError(f"{where}: the task has no classes, so no template can be turned.")
         if template.answers:

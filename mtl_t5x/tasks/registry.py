@@ -1,15 +1,15 @@
-"""SeqIO's registries, filled benchmark by benchmark, and errors that suggest the nearest name."""
+"""SeqIO's registries, filled benchmark by benchmark."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import seqio
 
-_SEPARATOR = "."
+from mtl_t5x import lookup
+
 _registered: dict[str, tuple[list[str], list[str]]] = {}
 _settings: dict[str, Any] = {}
 
@@ -56,52 +56,15 @@ def registered(benchmark: str) -> tuple[Sequence[str], Sequence[str]]:
 
 def task_name(benchmark: str, task: str, prompt: str, labels: str) -> str:
     """Returns e.g. `glue_cola.default.semantic`."""
-    return _SEPARATOR.join((f"{benchmark}_{task}", prompt, labels))
+    return lookup.SEPARATOR.join((f"{benchmark}_{task}", prompt, labels))
 
 
 def mixture_name(benchmark: str, prompt: str, labels: str) -> str:
     """Returns e.g. `glue.default.semantic`."""
-    return _SEPARATOR.join((benchmark, prompt, labels))
+    return lookup.SEPARATOR.join((benchmark, prompt, labels))
 
 
 def check_name(kind: str, name: str) -> None:
     """Raises ValueError where a prompt's or label vocabulary's name cannot be part of a name."""
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"The {kind} name {name!r} may hold letters, digits and _ only.")
-
-
-def find(name: str) -> seqio.Task | seqio.Mixture:
-    """Returns the task or mixture of this name.
-
-    Raises:
-      ValueError: there is none; says which part of the name is unknown, and the nearest.
-    """
-    if name in seqio.TaskRegistry.names() or name in seqio.MixtureRegistry.names():
-        return seqio.get_mixture_or_task(name)
-    known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()]
-    parts = name.split(_SEPARATOR)
-    if len(parts) == 3:
-        kinds = ("task or benchmark", "prompt", "label vocabulary")
-        for place, kind in enumerate(kinds):
-            # The parts that can stand here, after those before it.
-            options = {
-                other.split(_SEPARATOR)[place]
-                for other in known
-                if len(other.split(_SEPARATOR)) == 3
-                and other.split(_SEPARATOR)[:place] == parts[:place]
-            }
-            if parts[place] not in options:
-                raise ValueError(unknown(kind, parts[place], options, f" in {name!r}"))
-    raise ValueError(unknown("task or mixture", name, known))
-
-
-def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
-    """Words an error for a name that is not known: the nearest name, then all of them."""
-    known = sorted(known)
-    # Low enough that a task's name alone finds a full name.
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    listed = ", ".join(known[:20]) or "none"
-    if len(known) > 20:
-        listed += f", … ({len(known)} in all; `python -m mtl_t5x.tasks` lists them)"
-    return f"Unknown {kind} {name!r}{where}.{hint} Known: {listed}."

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 
+from mtl_t5x import lookup
 from mtl_t5x.tasks import prompts, registry, sources, vocabularies
 
 # From the templates of a prompt, the name of a label vocabulary and its words (none for a task
@@ -90,12 +91,12 @@ def _check(benchmark: str, tasks: Mapping[str, Variants]) -> None:
     for prompt, by_task in prompts.PROMPTS[benchmark].items():
         for name, templates in by_task.items():
             if name not in tasks:
-                raise ValueError(registry.unknown("task", name, tasks, f" in prompt {prompt!r}"))
+                raise ValueError(lookup.unknown("task", name, tasks, f" in prompt {prompt!r}"))
             where = f"Prompt {prompt!r} of {benchmark}, task {name!r}"
             prompts.check(where, templates, list(tasks[name].fields), tasks[name].classes)
     for labels, by_task in prompts.LABELS[benchmark].items():
         for name, words in by_task.items():
             if name not in tasks:
-                raise ValueError(registry.unknown("task", name, tasks, f" in labels {labels!r}"))
+                raise ValueError(lookup.unknown("task", name, tasks, f" in labels {labels!r}"))
             where = f"Label vocabulary {labels!r} of {benchmark}, task {name!r}"
             prompts.check_words(where, words, tasks[name].classes)

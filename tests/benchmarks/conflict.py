@@ -7,6 +7,7 @@ the same for all. Run in turn, in one process:
 
 * plain: `gradients.gradient`, nothing is measured
 * measuring: `gradients.gradient_and_grams`, the streamed Gram matrix
+* sketching: `gradients.gradient_and_sketches`, count sketches of 65,536 buckets in its place
 * naive: jax.grad of the same model with autodiff's own products, nothing is measured
 * vmap: jax.vmap of each task's gradient, with autodiff's products; every gradient K times
 * scan: a scan over the tasks that keeps the encoder's gradients K times
@@ -41,6 +42,7 @@ from mtl_t5x import gradients, probes
 # PyTorch's idle threads would else turn in circles while JAX is timed.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+SKETCH_WIDTH = 65_536
 HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
 HAS_TORCHJD = HAS_TORCH and importlib.util.find_spec("torchjd") is not None
 
@@ -59,6 +61,11 @@ def jax_ways(size: str, params, batch):
     def measuring(params, batch):
         loss_fn = lambda p, given: (losses(p, batch, given), None)  # noqa: E731
         return gradients.gradient_and_grams(loss_fn, params, tasks, groups)
+
+    def sketching(params, batch):
+        loss_fn = lambda p, given: (losses(p, batch, given), None)  # noqa: E731
+        names = gradients.select(params, groups)
+        return gradients.gradient_and_sketches(loss_fn, params, tasks, names, SKETCH_WIDTH)
 
     def naive(params, batch):
         return jax.value_and_grad(lambda p: losses(p, batch).sum())(params)
@@ -94,7 +101,8 @@ def jax_ways(size: str, params, batch):
     def compiled(way):
         return jax.jit(way).lower(params, batch).compile()
 
-    ways = {"plain": compiled(plain), "measuring": compiled(measuring), "scan": compiled(scan)}
+    ways = (plain, measuring, sketching, scan)
+    ways = {way.__name__: compiled(way) for way in ways}
     with (
         mock.patch.object(probes, "dot", lambda x, weight, probe=None: x @ weight.astype(x.dtype)),
         mock.patch.object(probes, "spread", lambda weight, probe: weight),
@@ -107,26 +115,10 @@ def torch_ways(size: str, batch):
     """Name to function without arguments; empty where PyTorch isn't installed."""
     if not HAS_TORCH:
         return {}
+    import random_t5
     import torch
-    import transformers
 
-    config = workbench.CONFIGS[size]
-    model = transformers.T5ForConditionalGeneration(
-        transformers.T5Config(
-            vocab_size=config.vocab_size,
-            d_model=config.emb_dim,
-            d_kv=config.head_dim,
-            d_ff=config.mlp_dim,
-            num_layers=config.num_encoder_layers,
-            num_decoder_layers=config.num_decoder_layers,
-            num_heads=config.num_heads,
-            feed_forward_proj="gated-gelu",
-            tie_word_embeddings=False,
-            dropout_rate=0.0,
-            decoder_start_token_id=0,
-        )
-    )
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    model = random_t5.transformers_t5(workbench.CONFIGS[size])
     encoder = [
         p for n, p in model.encoder.named_parameters() if "norm" not in n and "embed" not in n
     ]

@@ -1,9 +1,9 @@
-"""Google Cloud Storage as far as TensorFlow and TensorStore use it, in memory, for gs:// offline.
+"""Google Cloud Storage as far as TensorFlow, TensorStore and orbax use it, in memory, offline.
 
-Both have clients of their own, in C++. TensorStore is told another address; TensorFlow, which only
-knows Google's, is sent through a proxy that answers in Google's place, with a certificate that
-`CURL_CA_BUNDLE` makes it trust. As in the real one, objects are written whole and never appended
-to, and folders are nothing but beginnings of names.
+Each has a client of its own. TensorStore's and Google's Python client, which orbax asks about the
+bucket, are told another address; TensorFlow's, which only knows Google's, is sent through a proxy
+that answers in Google's place, with a certificate that `CURL_CA_BUNDLE` makes it trust. As in the
+real one, objects are written whole and never appended to, and folders are beginnings of names.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class Storage(http.server.ThreadingHTTPServer):
             "https_proxy": address,
             "CURL_CA_BUNDLE": str(certificate),
             "TENSORSTORE_GCS_HTTP_URL": address,
+            "STORAGE_EMULATOR_HOST": address,
             "GOOGLE_AUTH_TOKEN_FOR_TESTING": "any",
         }
 
@@ -109,7 +110,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self) -> None:
         address = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(address.query).items()}
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self._body()
         with self.server.lock:
             reply = self._route(address.path.split("/")[1:], query, body)
         if reply is None:
@@ -126,10 +127,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
     def _route(self, parts: list[str], query: dict, body: bytes):
         match [self.command, *map(unquote, parts)]:
             case ["GET", "storage", "v1", "b", bucket]:
                 return 200, {"name": bucket, "location": "US"}
+            case ["GET", "storage", "v1", "b", _, "storageLayout"]:
+                return 200, {"hierarchicalNamespace": {"enabled": False}}
             case ["GET", "storage", "v1", "b", bucket, "o"]:
                 return self._list(bucket, query)
             case ["GET", "storage", "v1", "b", bucket, "o", name]:

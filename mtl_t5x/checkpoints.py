@@ -25,7 +25,10 @@ DAMAGED = "damaged_"  # before the name of a checkpoint that was put aside
 def manager(
     model_dir: str, *, keep: int | None = None, keep_period: int | None = None
 ) -> ocp.CheckpointManager:
-    """Saves in the background; keeps the last `keep` (None: all) and each `keep_period`-th step."""
+    """Saves in the background; keeps the last `keep` (None: all) and each `keep_period`-th step.
+
+    What an earlier attempt didn't finish saving is deleted.
+    """
     folder = paths.absolute(model_dir)
 
     def hash_files() -> None:
@@ -35,6 +38,11 @@ def manager(
                 if not manifest.exists(path) and (path / "state").exists():
                     manifest.write(path, committed=False)
 
+    if jax.process_index() == 0:
+        # Orbax's own cleaning takes any other folder of object storage for an unfinished one.
+        for path in folder.glob(f"{PREFIX}_*"):
+            if not ocp.utils.is_checkpoint_finalized(path):
+                path.rmtree()
     options = ocp.CheckpointManagerOptions(
         step_prefix=PREFIX,
         max_to_keep=keep,
@@ -42,7 +50,6 @@ def manager(
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=hash_files),
-        cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(folder, options=options)
 

@@ -91,6 +91,7 @@ def serve(folder: pathlib.Path) -> Iterator[Storage]:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: Storage
 
     def log_message(self, *_) -> None:

@@ -40,8 +40,8 @@ def manager(
 
     if jax.process_index() == 0:
         # Orbax's own cleaning takes any other folder of object storage for an unfinished one.
-        for path in folder.glob(f"{PREFIX}_*"):
-            if not ocp.utils.is_checkpoint_finalized(path):
+        for path in folder.glob(f"{PREFIX}_[0-9]*"):
+            if path.is_dir() and not ocp.utils.is_checkpoint_finalized(path):
                 path.rmtree()
     options = ocp.CheckpointManagerOptions(
         step_prefix=PREFIX,

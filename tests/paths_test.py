@@ -153,7 +153,7 @@ assert not (folder / "checkpoint_11").exists()
 main.run(EXAMPLE, bindings(LOCAL))
 main.run(EXAMPLE, bindings(str(folder)), run_mode="eval")
 main.run(EXAMPLE, bindings(str(folder)), run_mode="measure")
-started = bindings("gs://bucket/second", INITIAL_CHECKPOINT_PATH=str(folder), TRAIN_STEPS=1)
+started = bindings("gs://bucket/second", INITIAL_CHECKPOINT_PATH=str(folder), TRAIN_STEPS=3)
 main.run(EXAMPLE, started)
 """
 

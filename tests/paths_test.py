@@ -11,7 +11,9 @@ import subprocess
 import sys
 
 import fake_gcs
+import pretrained_test
 import pytest
+import random_t5
 from etils import epath
 
 from mtl_t5x import paths
@@ -97,6 +99,28 @@ def test_a_log_that_can_not_be_appended_to(storage):
     content = storage.files("bucket/log")["metrics.jsonl"].decode()
     assert [json.loads(line)["step"] for line in content.splitlines()] == list(range(800))
     assert storage.uploads["bucket/log/metrics.jsonl"] < 100
+
+
+PRETRAINED = """
+import importlib.util
+import pretrained_test, random_t5
+from mtl_t5x import pretrained
+params = random_t5.params()
+pretrained_test.assert_equal(pretrained.load_params("gs://bucket/t5x/checkpoint_7"), params)
+if importlib.util.find_spec("safetensors"):
+    pretrained.export_huggingface(params, random_t5.CONFIG, "gs://bucket/huggingface")
+    pretrained_test.assert_equal(pretrained.load_params("gs://bucket/huggingface"), params)
+"""
+
+
+@pytest.mark.slow
+def test_pretrained_weights(storage, tmp_path):
+    folder = tmp_path / "checkpoint_7"
+    pretrained_test.write_t5x(folder, random_t5.params())
+    for path in folder.rglob("*"):
+        if path.is_file():
+            storage.write(f"bucket/t5x/checkpoint_7/{path.relative_to(folder)}", path.read_bytes())
+    python(storage, PRETRAINED)
 
 
 RUNS = """

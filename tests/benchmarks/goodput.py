@@ -95,6 +95,7 @@ def run(size: str, way: str, tasks: int, batch: int, steps: int, period: int) ->
             "CHECKPOINT_PERIOD": period,
             "CONFLICT_PERIOD": 0,
             "t5.T5Config.dtype": "float32",
+            "step.adamw.warmup_steps": 1,
             "train.train.async_checkpoints": way == "async",
             "train.train.keep_checkpoints": 1,
         }

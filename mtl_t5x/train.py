@@ -135,9 +135,7 @@ def train(
     state = _start(state, manager, initial_checkpoint_path)
     if layout is not None:
         state = jax.device_put(state, layout.shardings(state))
-    folder = epath.Path(model_dir)
-    overview = parameter_overview.get_parameter_overview(state.params, include_stats="sharding")
-    (folder / "model-info.txt").write_text(overview)
+    _describe(model_dir, state.params)
     start = int(state.step)
     batches = data.train_batches(
         trained,
@@ -153,7 +151,7 @@ def train(
         model=model,
         feature_lengths=task_feature_lengths,
         batch_size=eval_batch_size,
-        output_dir=folder / evaluate.PREDICTIONS,
+        output_dir=epath.Path(model_dir) / evaluate.PREDICTIONS,
         places=places,
         search=search,
     )
@@ -170,7 +168,8 @@ def train(
                     state.params, trained, model=model, feature_lengths=task_feature_lengths,
                     seed=random_seed, settings=fixed_point,
                 )  # fmt: skip
-                measure.write({"step": current, **point}, folder / f"conflict_{current}.json")
+                path = epath.Path(model_dir) / f"conflict_{current}.json"
+                measure.write({"step": current, **point}, path)
             examples = next(batches)
             place = layout.place if layout else functools.partial(jax.tree.map, jnp.asarray)
             batch = place(examples)
@@ -245,3 +244,8 @@ def _count_spans(
                 "off; nothing is learned from those",
                 task.name, seen.get("examples"), lost["spans_unreachable"], lost["spans_cut"],
             )  # fmt: skip
+
+
+def _describe(model_dir: str, params: Any) -> None:
+    overview = parameter_overview.get_parameter_overview(params, include_stats="sharding")
+    (epath.Path(model_dir) / "model-info.txt").write_text(overview)

@@ -39,7 +39,9 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["beartype", "pytest", "pytest-xdist", "ruff"],
+        # Orbax asks Google's client what kind of bucket a gs:// folder is in.
+        "gcs": ["google-cloud-storage"],
+        "test": ["beartype", "google-cloud-storage", "pytest", "pytest-xdist", "ruff"],
         "reference": ["safetensors", "torch==2.13.0", "torchjd", "transformers"],
         # No package index has it.
         "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],

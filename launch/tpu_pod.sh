@@ -6,7 +6,8 @@
 #       [--project=PROJECT] [--spot] [--logs=DIR] [--delete] [--dry-run] [FLAG...]
 #
 # Flags that aren't among these go to `python -m mtl_t5x.main`, e.g. --gin_file=…,
-# --gin.MODEL_DIR=\"gs://BUCKET/run\". MODEL_DIR must be a bucket that every worker reaches.
+# --gin.MODEL_DIR=\"gs://BUCKET/run\". MODEL_DIR must be a bucket that every worker reaches. Where
+# saving takes long, --gin.train.train.async_checkpoints=True goes on training meanwhile.
 #   --dry-run   prints every command and runs none
 #   --delete    deletes the slice after the run, or without a FLAG at once
 #   --logs=DIR  where the workers' logs are put; runs/tpu by default
@@ -64,7 +65,7 @@ do_or_show tar --exclude=.venv --exclude=runs --exclude=.git -czf "$archive" .
 do_or_show gcloud compute tpus tpu-vm scp "$archive" "$name:mtl_t5x.tar.gz" "${where[@]}" --worker=all
 do_or_show rm -f "$archive"
 on_all_workers "mkdir -p mtl_t5x && tar -xzf mtl_t5x.tar.gz -C mtl_t5x && cd mtl_t5x && \
-. launch/environment.sh && install && .venv/bin/python -m pip install --quiet 'jax[tpu]' \
+. launch/environment.sh && install gcs && .venv/bin/python -m pip install --quiet 'jax[tpu]' \
 --constraint constraints.txt"
 
 code=0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +14,7 @@ from etils import epath
 from flax.training.train_state import TrainState
 from jax.experimental import multihost_utils
 
-from mtl_t5x import manifest, pretrained
+from mtl_t5x import manifest, paths, pretrained
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +25,11 @@ DAMAGED = "damaged_"  # before the name of a checkpoint that was put aside
 def manager(
     model_dir: str, *, keep: int | None = None, keep_period: int | None = None
 ) -> ocp.CheckpointManager:
-    """Saves in the background; keeps the last `keep` (None: all) and each `keep_period`-th step."""
-    folder = epath.Path(os.path.abspath(model_dir))
+    """Saves in the background; keeps the last `keep` (None: all) and each `keep_period`-th step.
+
+    What an earlier attempt didn't finish saving is deleted.
+    """
+    folder = paths.absolute(model_dir)
 
     def hash_files() -> None:
         # Called in the background, when all files are there under a temporary name.
@@ -36,6 +38,11 @@ def manager(
                 if not manifest.exists(path) and (path / "state").exists():
                     manifest.write(path, committed=False)
 
+    if jax.process_index() == 0:
+        # Orbax's own cleaning takes any other folder of object storage for an unfinished one.
+        for path in folder.glob(f"{PREFIX}_[0-9]*"):
+            if path.is_dir() and not ocp.utils.is_checkpoint_finalized(path):
+                path.rmtree()
     options = ocp.CheckpointManagerOptions(
         step_prefix=PREFIX,
         max_to_keep=keep,
@@ -43,7 +50,6 @@ def manager(
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=hash_files),
-        cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(folder, options=options)
 
@@ -205,6 +211,11 @@ def initial_params(path: str, params: Any) -> Any:
     return pretrained.merge(params, jax.tree.map(np.asarray, parts))
 
 
+def _whole(path: epath.Path) -> bool:
+    """Object storage has no temporary names: there a file in the folder says that it is whole."""
+    return (path / "state").exists() and ocp.utils.is_checkpoint_finalized(path)
+
+
 _READ_ONLY = ocp.CheckpointManagerOptions(step_prefix=PREFIX, read_only=True)
 
 
@@ -214,14 +225,14 @@ def _find(path: str) -> tuple[epath.Path, int] | None:
     Raises:
       ValueError: there is, but its files are damaged.
     """
-    folder = epath.Path(os.path.abspath(path))
+    folder = paths.absolute(path)
     children = [folder]
     if not re.fullmatch(rf"{PREFIX}_\d+", folder.name):
         children = list(folder.iterdir()) if folder.is_dir() else []
     steps = [
         int(match.group(1))
         for child in children
-        if (match := re.fullmatch(rf"{PREFIX}_(\d+)", child.name)) and (child / "state").exists()
+        if (match := re.fullmatch(rf"{PREFIX}_(\d+)", child.name)) and _whole(child)
     ]
     parent = folder.parent if children == [folder] else folder
     step = _newest_good(parent, sorted(steps, reverse=True))

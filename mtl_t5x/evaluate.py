@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import optax
 import seqio
 import tensorflow as tf
+from etils import epath
 
 from mtl_t5x import checkpoints, data, decoding, heads
 from mtl_t5x import step as step_lib
@@ -122,7 +122,7 @@ def evaluate(
     split: str,
     feature_lengths: data.FeatureLengths,
     batch_size: int,
-    output_dir: str,
+    output_dir: epath.Path,
     step: int,
     places: Mapping[str, int],
     search: decoding.Search,
@@ -134,8 +134,8 @@ def evaluate(
     splits other than test to a folder of the split's name in it. `places` are of `positions`.
     """
     if split != "test":
-        output_dir = os.path.join(output_dir, split)
-    os.makedirs(output_dir, exist_ok=True)
+        output_dir = output_dir / split
+    output_dir.mkdir(parents=True, exist_ok=True)
     having = [
         (name, task)
         for name, task in zip(data.short_names(tasks), tasks, strict=True)
@@ -155,7 +155,7 @@ def evaluate(
             eval_split=split,
             sequence_length=lengths,
             logger_cls=[seqio.JSONLogger, seqio.TensorBoardLogger],
-            log_dir=output_dir,
+            log_dir=str(output_dir),
         )
         answer = answer_function(
             params, task, places[name], model=model, max_length=lengths["targets"], search=search
@@ -196,7 +196,7 @@ def evaluate_run(
         model=model,
         feature_lengths=task_feature_lengths,
         batch_size=eval_batch_size,
-        output_dir=os.path.join(model_dir, PREDICTIONS),
+        output_dir=epath.Path(model_dir) / PREDICTIONS,
         step=done,
         places=positions(tasks, evaluated_as, all_alike=model.all_alike),
         search=search,
@@ -212,8 +212,8 @@ def evaluate_run(
 
 def write_results(model_dir: str, **results: Any) -> dict[str, Any]:
     """Writes `results.json`, whole or not at all: it is what marks a run as finished."""
-    path = os.path.join(model_dir, RESULTS)
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2)
-    os.replace(path + ".new", path)
+    path = epath.Path(model_dir) / RESULTS
+    new = path.with_name(f"{RESULTS}.new")
+    new.write_text(json.dumps(results, indent=2))
+    new.replace(path)
     return results

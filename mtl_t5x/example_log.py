@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epath
 
 from mtl_t5x import run_log
 
@@ -23,15 +22,15 @@ class ExampleLog:
 
     def __init__(self, model_dir: str, task_names: Sequence[str], start_step: int):
         self._names = tuple(task_names)
-        path = os.path.join(model_dir, FILE)
+        path = epath.Path(model_dir) / FILE
         run_log.drop_lines_from(path, start_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._lines = run_log.Lines(path)
 
     def __enter__(self) -> ExampleLog:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._file.close()
+        self._lines.close()
 
     def add(self, step: int, batch: Mapping[str, np.ndarray]) -> None:
         """Takes a step's batch, `[task, batch, length]`."""
@@ -42,5 +41,8 @@ class ExampleLog:
             name: [zlib.crc32(example.tobytes()) for example in examples]
             for name, examples in zip(self._names, tokens, strict=True)
         }
-        self._file.write(json.dumps({"step": step, "examples": ids}) + "\n")
-        self._file.flush()
+        self._lines.add({"step": step, "examples": ids})
+
+    def flush(self) -> None:
+        """As `RunLog.flush`."""
+        self._lines.flush()

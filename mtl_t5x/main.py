@@ -17,6 +17,7 @@ from typing import Any
 import gin
 from absl import app, flags
 from absl import logging as absl_logging
+from etils import epath
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RUN_MODES = {
@@ -81,7 +82,7 @@ def run(
             gin.get_configurable(RUN_MODES[run_mode])()
             return
         model_dir = _macro("MODEL_DIR")
-        os.makedirs(model_dir, exist_ok=True)
+        epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
         config = "config.gin" if run_mode == "train" else f"config-{run_mode}.gin"
         _write_config(model_dir, config, gin.config_str())
         gin.get_configurable(RUN_MODES[run_mode])()
@@ -132,8 +133,7 @@ def _unset_macro(error: Exception) -> str | None:
 
 
 def _write_config(model_dir: str, name: str, text: str) -> None:
-    with open(os.path.join(model_dir, name), "w", encoding="utf-8") as file:
-        file.write(text)
+    (epath.Path(model_dir) / name).write_text(text)
 
 
 def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:

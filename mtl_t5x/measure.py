@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import seqio
+from etils import epath
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
@@ -131,7 +131,7 @@ def measure(
     )  # fmt: skip
     of = "update directions" if update_directions else "gradients"
     result = {"step": done, "of": of, **result}
-    write(result, os.path.join(model_dir, FILE))
+    write(result, epath.Path(model_dir) / FILE)
     print(table(result))
     return result
 
@@ -155,9 +155,8 @@ def of_tasks(
     return at(params, batches, model=model, tasks=names, settings=settings, scale=scale)
 
 
-def write(result: Mapping[str, Any], path: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=1)
+def write(result: Mapping[str, Any], path: epath.Path) -> None:
+    path.write_text(json.dumps(result, indent=1))
     logger.info("the conflict at step %d is in %s", result["step"], path)
 
 

@@ -6,18 +6,21 @@ relative bias is `[buckets, heads]`: both are transposed; norm scales and the em
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import tensorstore
+from etils import epath
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mtl_t5x import paths
 
 Params = Mapping[str, Any]
 
@@ -79,11 +82,11 @@ _HUGGINGFACE_UNUSED = (
 )
 
 
-def load_params(path: str | Path) -> dict[str, Any]:
+def load_params(path: epath.PathLike) -> dict[str, Any]:
     """The parameters of a pretrained T5 1.1 under T5X's names, as nested dicts of float32 arrays.
 
     Args:
-      path: a local Hugging Face folder, a T5X checkpoint folder, or a T5X .msgpack file. Optimizer
+      path: a Hugging Face folder, a T5X checkpoint folder, or a T5X .msgpack file. Optimizer
         states are not read.
 
     Raises:
@@ -91,10 +94,10 @@ def load_params(path: str | Path) -> dict[str, Any]:
       ValueError: what is there is none of the three, or not a T5 1.1.
       ImportError: the package that reads this format is not installed.
     """
-    path = Path(path)
+    path = paths.absolute(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"pretrained weights: {path} does not exist. Set INITIAL_CHECKPOINT_PATH to a local "
+            f"pretrained weights: {path} does not exist. Set INITIAL_CHECKPOINT_PATH to the "
             f"path of {UNDERSTOOD}; names on a hub are not downloaded."
         )
     if path.is_file() and path.suffix == ".msgpack":
@@ -160,7 +163,7 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
     return unflatten_dict({**ours, **taken}, sep="/")
 
 
-def export_huggingface(params: Params, config: Any, directory: str | Path) -> None:
+def export_huggingface(params: Params, config: Any, directory: epath.PathLike) -> None:
     """Writes config.json and model.safetensors, a folder that transformers loads as a T5.
 
     Args:
@@ -203,11 +206,10 @@ def export_huggingface(params: Params, config: Any, directory: str | Path) -> No
         "eos_token_id": 1,
         "decoder_start_token_id": 0,
     }
-    directory = Path(directory)
+    directory = epath.Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    _safetensors(directory).save_file(
-        tensors, directory / "model.safetensors", metadata={"format": "pt"}
-    )
+    content = _safetensors(directory).save(tensors, metadata={"format": "pt"})
+    (directory / "model.safetensors").write_bytes(content)
     (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
@@ -220,7 +222,7 @@ def _like(new: np.ndarray, old: jax.Array) -> jax.Array:
     return jax.device_put(np.broadcast_to(new.astype(old.dtype), old.shape), old.sharding)
 
 
-def _found(path: Path) -> str:
+def _found(path: epath.Path) -> str:
     """What lies at a path that isn't understood, for its error message."""
     if path.is_file():
         return f"is a file of the type {path.suffix or 'without suffix'!r}"
@@ -249,7 +251,7 @@ def _translate(name: str, table: Mapping[str, str]) -> str | None:
     return other.replace("#", digits)
 
 
-def _from_huggingface(folder: Path) -> dict[str, np.ndarray]:
+def _from_huggingface(folder: epath.Path) -> dict[str, np.ndarray]:
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     activation = settings.get("feed_forward_proj", "relu")
     if activation != "gated-gelu":
@@ -281,13 +283,13 @@ def _from_huggingface(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _read_huggingface(folder: Path) -> dict[str, np.ndarray]:
+def _read_huggingface(folder: epath.Path) -> dict[str, np.ndarray]:
     """Every tensor of the folder; large models come in several files."""
     tensors: dict[str, np.ndarray] = {}
     if files := sorted(folder.glob("model*.safetensors")):
         reader = _safetensors(folder)
         for file in files:
-            tensors |= reader.load_file(file)
+            tensors |= reader.load(file.read_bytes())
     elif files := sorted(folder.glob("pytorch_model*.bin")):
         try:
             import torch
@@ -296,7 +298,8 @@ def _read_huggingface(folder: Path) -> dict[str, np.ndarray]:
                 f"{files[0]} is read with the package torch: pip install torch==2.13.0"
             ) from error
         for file in files:
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
+            content = io.BytesIO(file.read_bytes())
+            loaded = torch.load(content, map_location="cpu", weights_only=True)
             tensors |= {name: tensor.float().numpy() for name, tensor in loaded.items()}
     else:
         raise ValueError(
@@ -306,7 +309,7 @@ def _read_huggingface(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _safetensors(folder: Path):
+def _safetensors(folder: epath.Path):
     try:
         import safetensors.numpy
     except ImportError as error:
@@ -317,14 +320,14 @@ def _safetensors(folder: Path):
     return safetensors.numpy
 
 
-def _read_msgpack(path: Path) -> Params:
+def _read_msgpack(path: epath.Path) -> Params:
     try:
         return serialization.msgpack_restore(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not a msgpack file: {error}") from error
 
 
-def _flatten_t5x(checkpoint: Params, path: Path) -> dict[str, Any]:
+def _flatten_t5x(checkpoint: Params, path: epath.Path) -> dict[str, Any]:
     """The parameters (`optimizer/target`) by name; array specifications stay unread."""
     if not isinstance(checkpoint, Mapping) or "target" not in checkpoint.get("optimizer", {}):
         raise ValueError(f"{path} is not a T5X checkpoint: it has no entry optimizer/target")
@@ -336,7 +339,7 @@ def _flatten_t5x(checkpoint: Params, path: Path) -> dict[str, Any]:
     return flat
 
 
-def _read_t5x_folder(folder: Path) -> dict[str, np.ndarray]:
+def _read_t5x_folder(folder: epath.Path) -> dict[str, np.ndarray]:
     """Large arrays are zarr folders that the index specifies, small ones lie in the index."""
     flat = _flatten_t5x(_read_msgpack(folder / "checkpoint"), folder / "checkpoint")
     opened = {
@@ -353,15 +356,15 @@ def _read_t5x_folder(folder: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _open_zarr(folder: Path, leaf: Params) -> tensorstore.TensorStore:
+def _open_zarr(folder: epath.Path, leaf: Params) -> tensorstore.TensorStore:
     """Opens one array by the index's own metadata, so a copy that lost its dot files will do."""
-    array = folder / Path(leaf["kvstore"]["path"]).name
+    array = folder / epath.Path(leaf["kvstore"]["path"]).name
     if not array.is_dir():
         raise FileNotFoundError(f"{folder / 'checkpoint'} names {array}, which does not exist")
     spec = {
         "driver": "zarr",
         "dtype": leaf["dtype"],
-        "kvstore": {"driver": "file", "path": f"{array}/"},
+        "kvstore": f"{array.as_uri()}/",
         "metadata": leaf["metadata"],
         "fill_missing_data_reads": False,
     }

@@ -9,7 +9,6 @@ that results can be redrawn anywhere.
 import csv
 import dataclasses
 import io
-import pathlib
 import re
 import sys
 import uuid
@@ -17,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
+from etils import epath
 
 from mtl_t5x import report_folders as folders
 from mtl_t5x import report_html
@@ -36,7 +36,7 @@ _CONFLICT_COLUMNS = (
 )
 
 
-def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
+def write_report(workdir: epath.PathLike) -> epath.Path:
     """Writes `workdir/report/` from the runs finished so far, and says on the page what is missing.
 
     Returns:
@@ -48,7 +48,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     study = folders.load_study(workdir)
     rows, notes = tables.transfer_rows(study)
     conflicts = tables.conflict_rows(study)
-    folder = pathlib.Path(workdir) / "report"
+    folder = epath.Path(workdir) / "report"
     folder.mkdir(exist_ok=True)
     columns = [field.name for field in dataclasses.fields(tables.TransferRow)]
     write_atomically(folder / "transfer.csv", _csv(columns, map(dataclasses.asdict, rows)))
@@ -109,7 +109,7 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
+def write_atomically(path: epath.Path, data: bytes) -> None:
     """Writes a file in one go: other processes see the old file or the new one, never a part."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:

@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
-import pathlib
 import re
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+from etils import epath
 
 # Numbers in results.json that count examples and are no metrics.
 COUNTS = (
@@ -66,13 +67,13 @@ class Study:
         return tuple(dict.fromkeys(r.variant for r in self.records))
 
 
-def load_study(workdir: str | pathlib.Path) -> Study:
+def load_study(workdir: epath.PathLike) -> Study:
     """Reads a study's folder; what is broken in a run's files is left out and noted.
 
     Raises:
       FileNotFoundError: there is no study.json.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     path = workdir / "study.json"
     if not path.exists():
         raise FileNotFoundError(
@@ -85,7 +86,7 @@ def load_study(workdir: str | pathlib.Path) -> Study:
     return Study(study["name"], study["config"], records, tuple(notes))
 
 
-def _load_record(workdir: pathlib.Path, run: Mapping[str, Any], notes: list[str]) -> Record:
+def _load_record(workdir: epath.Path, run: Mapping[str, Any], notes: list[str]) -> Record:
     folder = workdir / "runs" / run["name"]
     results = None
     path = folder / "results.json"
@@ -122,11 +123,11 @@ def _message(traceback: str) -> str:
     return (named or lines)[-1]
 
 
-def _load_steps(path: pathlib.Path, name: str, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
+def _load_steps(path: epath.Path, name: str, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
     if not path.exists():
         return ()
     steps = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = path.read_bytes().decode(errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             logged = json.loads(line)

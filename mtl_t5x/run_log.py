@@ -3,9 +3,9 @@ rings when a loss stops being a number."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import metric_writers
+from etils import epath
 from tqdm import tqdm
 
 from mtl_t5x.running import Running
 
 FILE = "metrics.jsonl"
+_STORING = 0.01  # of the time, at most, is spent on storing lines
 _ADVICE = "The checkpoints there are good; lower adamw.learning_rate"
 
 
@@ -46,18 +48,18 @@ class RunLog:
         self._names = tuple(task_names)
         self._examples_per_step = examples_per_step
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
-        path = os.path.join(model_dir, FILE)
+        path = epath.Path(model_dir) / FILE
         kept = drop_lines_from(path, start_step)
         self._running = running
         if running is not None:
             running.restore(kept)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115, closed in __exit__
+        self._lines = Lines(path)
         self._tensorboard = metric_writers.SummaryWriter(model_dir)
         self._progress = tqdm(
             total=train_steps,
             initial=start_step,
             unit="step",
-            desc=os.path.basename(os.path.normpath(model_dir)),
+            desc=epath.Path(model_dir).name,
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
         )
         # The first step compiles: the rate is counted from its end.
@@ -68,7 +70,7 @@ class RunLog:
 
     def __exit__(self, *exception) -> None:
         self._progress.close()
-        self._file.close()
+        self._lines.close()
         self._tensorboard.close()
 
     def add(self, step: int, metrics: Mapping[str, Any], *, write: bool) -> None:
@@ -108,6 +110,10 @@ class RunLog:
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise TrainingDivergedError(f"the last update made {name} not finite. {_ADVICE}")
 
+    def flush(self) -> None:
+        """Returns when the lines so far are stored: a checkpoint must not be ahead of them."""
+        self._lines.flush()
+
     def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
         scalars, matrices = flatten(metrics, self._names)
         if self._running is not None:
@@ -115,9 +121,7 @@ class RunLog:
                 (scalars if isinstance(value, float) else matrices)[name] = value
         if (rate := self._rate(step)) is not None:
             scalars["examples_per_second"] = rate
-        line = {"step": step, **scalars, **matrices}
-        self._file.write(json.dumps(_finite(line)) + "\n")
-        self._file.flush()
+        self._lines.add(_finite({"step": step, **scalars, **matrices}))
         self._tensorboard.write_scalars(step, scalars)
         shown = {"loss": f"{scalars['loss']:.3f}"}
         if rate is not None:
@@ -165,16 +169,42 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def drop_lines_from(path: str, step: int) -> list[dict[str, Any]]:
+def drop_lines_from(path: epath.Path, step: int) -> list[dict[str, Any]]:
     """Keeps the lines before `step`, and returns them; one that a crash cut off is dropped too."""
-    if not os.path.exists(path):
+    if not path.exists():
         return []
-    kept = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n") and json.loads(line)["step"] < step:
-                kept.append(line)
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        file.writelines(kept)
-    os.replace(path + ".new", path)
+    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    kept = [line for line in whole if json.loads(line)["step"] < step]
+    new = path.with_name(f"{path.name}.new")
+    new.write_text("".join(kept))
+    new.replace(path)
     return [json.loads(line) for line in kept]
+
+
+class Lines:
+    """Appends JSON to a file, a line each.
+
+    A line is stored at once where that is quick. Object storage can't append, it takes the whole
+    file anew: there lines are stored as often as takes little of the time, and by `flush`.
+    """
+
+    def __init__(self, path: epath.Path):
+        # Files of object storage open as contexts only.
+        self._opened = contextlib.ExitStack()
+        self._file = self._opened.enter_context(path.open("a"))
+        self._next_flush = 0.0
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+        if time.perf_counter() >= self._next_flush:
+            self.flush()
+
+    def flush(self) -> None:
+        """Returns when all lines are stored."""
+        begun = time.perf_counter()
+        self._file.flush()
+        ended = time.perf_counter()
+        self._next_flush = ended + (ended - begun) / _STORING
+
+    def close(self) -> None:
+        self._opened.close()

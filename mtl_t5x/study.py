@@ -20,6 +20,7 @@ from typing import Any
 
 import ml_collections
 from absl import app, flags
+from etils import epath
 from ml_collections import config_flags
 
 from mtl_t5x import report
@@ -146,7 +147,7 @@ def share(runs: Sequence[Run], index: int, count: int) -> tuple[Run, ...]:
 
 
 def run_study(
-    workdir: str | pathlib.Path,
+    workdir: epath.PathLike,
     name: str,
     config: ml_collections.ConfigDict,
     runs: Sequence[Run],
@@ -174,7 +175,7 @@ def run_study(
     Raises:
       ValueError: `workdir` belongs to another configuration, or `index` is not below `count`.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = epath.Path(workdir)
     mine = share(runs, index, count)
     _record(workdir, name, config, runs)
     todo = [r for r in mine if not (workdir / "runs" / r.name / "results.json").exists()]
@@ -198,7 +199,7 @@ def run_study(
     return tuple(failed)
 
 
-def _run_one(workdir: pathlib.Path, item: Run, run: RunFunction) -> bool:
+def _run_one(workdir: epath.Path, item: Run, run: RunFunction) -> bool:
     """Whether the run finished; if not, `error.txt` in its folder says why."""
     folder = workdir / "runs" / item.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -219,7 +220,7 @@ def _run_one(workdir: pathlib.Path, item: Run, run: RunFunction) -> bool:
 
 
 def _record(
-    workdir: pathlib.Path, name: str, config: ml_collections.ConfigDict, runs: Sequence[Run]
+    workdir: epath.Path, name: str, config: ml_collections.ConfigDict, runs: Sequence[Run]
 ) -> None:
     """Writes `study.json`, or checks that the one there describes this very study."""
     record = {
@@ -312,7 +313,7 @@ def main(argv: Sequence[str]) -> int:
     if failed:
         print(f"{len(failed)} of the runs failed (see error.txt in their folders):")
         for name in failed:
-            print(f"  {pathlib.Path(values.workdir) / 'runs' / name}")
+            print(f"  {epath.Path(values.workdir) / 'runs' / name}")
     return 1 if failed else 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import optax
 import seqio
 from clu import parameter_overview
+from etils import epath
 from flax.training.train_state import TrainState
 
 from mtl_t5x import (
@@ -58,6 +58,8 @@ def train(
     evaluated_as: Mapping[str, str],
     search: decoding.Search,
     keep_checkpoints: int | None = None,
+    keep_period: int | None = None,
+    async_checkpoints: bool = False,
     initial_checkpoint_path: str | None = None,
     conflict_groups: Mapping[str, str] = ENCODER_GROUP,
     unbiased_window: int = 0,
@@ -88,6 +90,10 @@ def train(
       evaluated_as: whose head or decoder answers a task that is only evaluated, by task name.
       search: how answers are decoded.
       keep_checkpoints: how many checkpoints stay; None: all.
+      keep_period: besides these, those of steps that it divides stay; None: no others.
+      async_checkpoints: goes on training while a checkpoint is written. A crash then costs the
+        steps since the one before, up to twice `checkpoint_period`; else never more than that
+        period, and the training waits for the disk.
       initial_checkpoint_path: a checkpoint of ours, or a pretrained T5 1.1 of Hugging Face or T5X.
       conflict_groups: a group's name to the expression of its parameters' names.
       unbiased_window: over how many measured steps the unbiased figures run (see `Running`); 0:
@@ -118,7 +124,7 @@ def train(
         _count_spans(trained, counts, task_feature_lengths)
     groups = tuple(conflict_groups.items())
 
-    manager = checkpoints.manager(model_dir, keep=keep_checkpoints)
+    manager = checkpoints.manager(model_dir, keep=keep_checkpoints, keep_period=keep_period)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
     shapes = data.empty_batch(names, task_feature_lengths)
     layout = None
@@ -145,7 +151,7 @@ def train(
         model=model,
         feature_lengths=task_feature_lengths,
         batch_size=eval_batch_size,
-        output_dir=os.path.join(model_dir, evaluate.PREDICTIONS),
+        output_dir=epath.Path(model_dir) / evaluate.PREDICTIONS,
         places=places,
         search=search,
     )
@@ -162,7 +168,7 @@ def train(
                     state.params, trained, model=model, feature_lengths=task_feature_lengths,
                     seed=random_seed, settings=fixed_point,
                 )  # fmt: skip
-                path = os.path.join(model_dir, f"conflict_{current}.json")
+                path = epath.Path(model_dir) / f"conflict_{current}.json"
                 measure.write({"step": current, **point}, path)
             examples = next(batches)
             place = layout.place if layout else functools.partial(jax.tree.map, jnp.asarray)
@@ -184,9 +190,13 @@ def train(
             stopped = watch.requested(done) and done < train_steps
             if _due(done, checkpoint_period) or done == train_steps or stopped:
                 log.check(state.params)  # what isn't finite never becomes a checkpoint
+                log.flush()
+                if log_examples:
+                    example_log.flush()
                 checkpoints.save(manager, state)
+                if stopped or not async_checkpoints:
+                    checkpoints.finish(manager)
             if stopped:
-                checkpoints.finish(manager)
                 logger.warning("told to stop: saved after step %d; start again to go on", done)
                 raise interruption.Terminated
             if _due(done, eval_period) and done < train_steps:
@@ -237,5 +247,5 @@ def _count_spans(
 
 
 def _describe(model_dir: str, params: Any) -> None:
-    with open(os.path.join(model_dir, "model-info.txt"), "w", encoding="utf-8") as file:
-        file.write(parameter_overview.get_parameter_overview(params, include_stats="sharding"))
+    overview = parameter_overview.get_parameter_overview(params, include_stats="sharding")
+    (epath.Path(model_dir) / "model-info.txt").write_text(overview)

@@ -112,6 +112,8 @@ def a_config() -> t5.T5Config:
 
 
 def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path):
+    """Once with saves that are waited for, each whole before the next step, once without."""
+
     class StoppedError(Exception):
         pass
 
@@ -119,6 +121,8 @@ def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path):
 
     def interrupt(self, at_step, *args, **kwargs):
         original(self, at_step, *args, **kwargs)
+        if at_step == 6:
+            assert (tmp_path / "checkpoint_6").is_dir()
         if at_step == 8:
             raise StoppedError
 
@@ -127,7 +131,7 @@ def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path):
         with pytest.raises(StoppedError):
             main.run([EXAMPLE], bindings(tmp_path))
     assert not (tmp_path / "results.json").exists()
-    main.run([EXAMPLE], bindings(tmp_path))
+    main.run([EXAMPLE], [*bindings(tmp_path), "train.train.async_checkpoints=True"])
     for a, b in zip(
         jax.tree.leaves(parameters(folder, 12)), jax.tree.leaves(parameters(tmp_path, 12))
     ):

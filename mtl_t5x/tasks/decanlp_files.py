@@ -15,11 +15,12 @@ import csv
 import dataclasses
 import functools
 import json
-import pathlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from mtl_t5x.tasks import decanlp_rows, decanlp_wikisql, decanlp_woz, sources
 from mtl_t5x.tasks.sources import Row
@@ -56,7 +57,7 @@ def load(folder: str, task: str, split: str) -> Loaded:
       ValueError: the file cannot be read as what it should be, or no row is left.
     """
     read, names = _FILES[task]
-    path = pathlib.Path(folder) / task / names[split]
+    path = epath.Path(folder) / task / names[split]
     rows: list[Row] = []
     dropped: Counter[str] = Counter()
     for item in read(path, split):
@@ -74,14 +75,14 @@ def load(folder: str, task: str, split: str) -> Loaded:
     return Loaded(rows, dict(dropped))
 
 
-def _json_file(path: pathlib.Path) -> Any:
+def _json_file(path: epath.Path) -> Any:
     try:
         return json.loads("\n".join(sources.read_lines(path)))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: not JSON ({error}).") from error
 
 
-def _json_lines(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_lines(path: epath.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the place of each object, as `file:line`, and the object; skips blank lines."""
     for number, line in enumerate(sources.read_lines(path), 1):
         if not line.strip():
@@ -103,7 +104,7 @@ def _get(value: Any, key: str, where: str, kind: type | tuple[type, ...] = str) 
     return value[key]
 
 
-def _squad(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _squad(path: epath.Path, split: str) -> Iterator[Item]:
     del split
     for i, article in enumerate(_get(_json_file(path), "data", str(path), list)):
         for j, paragraph in enumerate(_get(article, "paragraphs", f"{path}: data[{i}]", list)):
@@ -122,7 +123,7 @@ def _squad_row(context: str, qa: Any, where: str) -> Item:
     return decanlp_rows.squad(context, _get(qa, "question", where), texts, starts)
 
 
-def _iwslt(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _iwslt(path: epath.Path, split: str) -> Iterator[Item]:
     del split
     english, german = path.with_name(path.name + ".en"), path.with_name(path.name + ".de")
     lines = [[line.strip() for line in sources.read_lines(file)] for file in (english, german)]
@@ -136,7 +137,7 @@ def _iwslt(path: pathlib.Path, split: str) -> Iterator[Item]:
         yield decanlp_rows.iwslt(source, target) if source and target else "empty line"
 
 
-def _cnn_dailymail(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _cnn_dailymail(path: epath.Path, split: str) -> Iterator[Item]:
     del split
     for where, value in _json_lines(path):
         context, question, answer = (
@@ -145,7 +146,7 @@ def _cnn_dailymail(path: pathlib.Path, split: str) -> Iterator[Item]:
         yield decanlp_rows.summary(context, answer, question)
 
 
-def _multinli(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _multinli(path: epath.Path, split: str) -> Iterator[Item]:
     del split
     labels = decanlp_rows.NLI_LABELS
     for where, value in _json_lines(path):
@@ -166,7 +167,7 @@ _FINE = ("0", "1", "2", "3", "4")
 _NEUTRAL = 2
 
 
-def _sst(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _sst(path: epath.Path, split: str) -> Iterator[Item]:
     """Fine-grained labels: 0 and 1 are negative, 3 and 4 positive."""
     del split
     header, *lines = sources.read_lines(path)
@@ -186,7 +187,7 @@ def _sst(path: pathlib.Path, split: str) -> Iterator[Item]:
             yield decanlp_rows.sst(cells[1], int(label > _NEUTRAL))
 
 
-def _srl(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _srl(path: epath.Path, split: str) -> Iterator[Item]:
     """Blocks of a name, a sentence, and for each verb its line and those of its questions."""
     del split
     sentence, expected, is_name = "", 0, True
@@ -228,7 +229,7 @@ def _srl_row(sentence: str, cells: Sequence[str], where: str) -> Item:
     return decanlp_rows.srl(sentence, question, answers)
 
 
-def _zre(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _zre(path: epath.Path, split: str) -> Iterator[Item]:
     del split
     for number, line in enumerate(sources.read_lines(path), 1):
         cells = line.split("\t")
@@ -248,7 +249,7 @@ _VARIANTS = re.compile(r"\[([^\[\]/]*)/([^\[\]/]*)\]")
 _SCHEMAS, _TRAIN_SCHEMAS, _TEST_SCHEMAS = 132, 40, 50
 
 
-def _schema(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _schema(path: epath.Path, split: str) -> Iterator[Item]:
     """Splits a file of 132 schemas as decaNLP does, and any other in the same proportions."""
     schemas = _schemas(path)
     train = len(schemas) * _TRAIN_SCHEMAS // _SCHEMAS
@@ -267,7 +268,7 @@ def _schema(path: pathlib.Path, split: str) -> Iterator[Item]:
             yield decanlp_rows.schema(choose(context), choose(question), candidates, index)
 
 
-def _schemas(path: pathlib.Path) -> list[tuple[str, str, list[str]]]:
+def _schemas(path: epath.Path) -> list[tuple[str, str, list[str]]]:
     """Returns context, question, and the two candidates of each block."""
     found, block = [], []
     for number, line in enumerate([*sources.read_lines(path), ""], 1):
@@ -286,7 +287,7 @@ def _schemas(path: pathlib.Path) -> list[tuple[str, str, list[str]]]:
     return found
 
 
-def _wikisql(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _wikisql(path: epath.Path, split: str) -> Iterator[Item]:
     del split
     tables_path = path.with_name(path.name.replace(".jsonl", ".tables.jsonl"))
     headers = {
@@ -316,7 +317,7 @@ def _check_query(query: Any, header: Sequence[str], where: str) -> None:
                          "columns, or has an unknown aggregate or operator.")  # fmt: skip
 
 
-def _woz(path: pathlib.Path, split: str) -> Iterator[Item]:
+def _woz(path: epath.Path, split: str) -> Iterator[Item]:
     del split
     dialogues = _json_file(path)
     if not isinstance(dialogues, list):
@@ -346,7 +347,7 @@ def _names(pattern: str, *splits: str) -> dict[str, str]:
     return {split: pattern.format(word) for split, word in zip(ours, splits, strict=True)}
 
 
-_FILES: Mapping[str, tuple[Callable[[pathlib.Path, str], Iterator[Item]], Mapping[str, str]]] = {
+_FILES: Mapping[str, tuple[Callable[[epath.Path, str], Iterator[Item]], Mapping[str, str]]] = {
     "squad": (_squad, {"train": "train-v1.1.json", "test": "dev-v1.1.json"}),
     "iwslt": (
         _iwslt,

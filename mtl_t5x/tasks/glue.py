@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
+
+from etils import epath
 
 from mtl_t5x.tasks import (
     glue_prompts,  # noqa: F401, fills PROMPTS and LABELS
@@ -142,10 +143,10 @@ def official_rows(data: str, task: str, official_split: str) -> Sequence[sources
         return mini.rows(task, official_split)
     if data == "tfds":
         return sources.tfds_rows(f"glue/{task}", official_split)
-    return _file_rows(pathlib.Path(data), TASKS[task], official_split)
+    return _file_rows(epath.Path(data), TASKS[task], official_split)
 
 
-def _file_rows(folder: pathlib.Path, task: GlueTask, official_split: str) -> list[sources.Row]:
+def _file_rows(folder: epath.Path, task: GlueTask, official_split: str) -> list[sources.Row]:
     path = folder / task.folder / _FILES[official_split]
     rows_read = []
     table = sources.read_tsv(path, (*task.columns.values(), task.label), task.header)

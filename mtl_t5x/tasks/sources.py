@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import seqio
 import tensorflow as tf
+from etils import epath
 
 Row = dict[str, Any]
 
@@ -130,7 +130,7 @@ def train_or_validation(official_train: Sequence[Row], split: str) -> Sequence[R
 
 def check_folder(data: str) -> None:
     """Raises FileNotFoundError where the setting DATA names neither a source nor a folder."""
-    if data not in ("mini", "tfds") and not pathlib.Path(data).is_dir():
+    if data not in ("mini", "tfds") and not epath.Path(data).is_dir():
         raise FileNotFoundError(
             f"DATA is {data!r}, but there is no such folder. Write DATA = 'mini' (the embedded "
             "benchmark), 'tfds' (TensorFlow Datasets), or the path of a folder with the "
@@ -138,7 +138,7 @@ def check_folder(data: str) -> None:
         )
 
 
-def read_lines(path: pathlib.Path) -> list[str]:
+def read_lines(path: epath.Path) -> list[str]:
     """Reads a UTF-8 file's lines, without a byte order mark and without line ends.
 
     Only a line feed ends a line: benchmark texts hold other characters that Python splits at.
@@ -170,7 +170,7 @@ def read_lines(path: pathlib.Path) -> list[str]:
 
 
 def read_tsv(
-    path: pathlib.Path, columns: Sequence[str], header: Sequence[str] | None = None
+    path: epath.Path, columns: Sequence[str], header: Sequence[str] | None = None
 ) -> list[tuple[int, dict[str, str]]]:
     """Reads some columns of a tab-separated file, found by the names in its header.
 
@@ -215,7 +215,7 @@ def read_tsv(
 
 
 def _raise_short(
-    path: pathlib.Path, short: Sequence[tuple[int, int]], header: Sequence[str], needed: int
+    path: epath.Path, short: Sequence[tuple[int, int]], header: Sequence[str], needed: int
 ) -> None:
     number, found = short[0]
     others = ", ".join(str(line) for line, _ in short[1:101])
@@ -228,7 +228,7 @@ def _raise_short(
     )
 
 
-def parse_label(text: str, allowed: Sequence[str], path: pathlib.Path, number: int) -> int:
+def parse_label(text: str, allowed: Sequence[str], path: epath.Path, number: int) -> int:
     """Returns the class index of a label as the file writes it.
 
     Raises:
@@ -242,7 +242,7 @@ def parse_label(text: str, allowed: Sequence[str], path: pathlib.Path, number: i
         ) from None
 
 
-def parse_score(text: str, low: float, high: float, path: pathlib.Path, number: int) -> float:
+def parse_score(text: str, low: float, high: float, path: epath.Path, number: int) -> float:
     """Returns a score as a float.
 
     Raises:

@@ -6,6 +6,7 @@ import functools
 import pathlib
 
 import seqio
+from etils import epath
 
 _MINI = pathlib.Path(__file__).with_name("mini.model")
 
@@ -26,7 +27,7 @@ def load(path: str = "mini") -> seqio.Vocabulary:
         return seqio.SentencePieceVocabulary(str(_MINI), extra_ids=0)
     if path == "bytes":
         return seqio.ByteVocabulary()
-    if not pathlib.Path(path).is_file():
+    if not epath.Path(path).is_file():
         raise FileNotFoundError(
             f"VOCABULARY_PATH is {path!r}, but there is no such file. Write VOCABULARY_PATH = "
             "'mini' (shipped with the package), 'bytes' (UTF-8 bytes), or the path of a "

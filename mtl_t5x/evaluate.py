@@ -42,7 +42,7 @@ def positions(
       ValueError: a task that is only evaluated, and nothing says by whose head.
     """
     trained = data.short_names(data.with_split(tasks, "train"))
-    places = {}
+    answered_by = {}
     for name in data.short_names(tasks):
         answered_as = name if name in trained else evaluated_as.get(name)
         if answered_as not in trained and not all_alike:
@@ -50,23 +50,23 @@ def positions(
                 f"{name} isn't trained, so it has no head or decoder of its own: say whose answers "
                 f'it, EVALUATED_AS = {{"{name}": "{trained[0]}"}}, or leave it out'
             )
-        places[name] = trained.index(answered_as) if answered_as in trained else 0
-    return places
+        answered_by[name] = trained.index(answered_as) if answered_as in trained else 0
+    return answered_by
 
 
 def answer_function(
     params: Any,
     task: seqio.Task,
-    place: int,
+    position: int,
     *,
     model: nn.Module,
     max_length: int,
     search: decoding.Search,
 ) -> Answer:
     """What answers a task: its head, or the search with its decoder."""
-    head = model.head(place)
+    head = model.head(position)
     if isinstance(head, heads.Decoder):
-        single, params = model.for_task(params, place)
+        single, params = model.for_task(params, position)
         return functools.partial(
             decoding.decode,
             params,
@@ -77,7 +77,7 @@ def answer_function(
         )
 
     def answer(inputs: np.ndarray) -> np.ndarray:
-        predicted = jax.device_get(_predict(params, inputs, model=model, task=place))
+        predicted = jax.device_get(_predict(params, inputs, model=model, task=position))
         rows = [
             heads.answer(
                 head, {name: x[i] for name, x in predicted.items()}, inputs[i], task, max_length
@@ -124,14 +124,14 @@ def evaluate(
     batch_size: int,
     output_dir: str,
     step: int,
-    places: Mapping[str, int],
+    answered_by: Mapping[str, int],
     search: decoding.Search,
 ) -> Metrics:
     """The metrics of every task that has the split, by short task name.
 
     Beside the task's own metrics stand the counts of `data.count`. Writes `<task>-metrics.jsonl`,
     `<task>-<step>.jsonl` with every prediction, and TensorBoard event files to `output_dir`, for
-    splits other than test to a folder of the split's name in it. `places` are of `positions`.
+    splits other than test to a folder of the split's name in it. `answered_by` is of `positions`.
     """
     if split != "test":
         output_dir = os.path.join(output_dir, split)
@@ -158,7 +158,12 @@ def evaluate(
             log_dir=output_dir,
         )
         answer = answer_function(
-            params, task, places[name], model=model, max_length=lengths["targets"], search=search
+            params,
+            task,
+            answered_by[name],
+            model=model,
+            max_length=lengths["targets"],
+            search=search,
         )
         metrics, _ = evaluator.evaluate(
             compute_metrics=True,
@@ -198,7 +203,7 @@ def evaluate_run(
         batch_size=eval_batch_size,
         output_dir=os.path.join(model_dir, PREDICTIONS),
         step=done,
-        places=positions(tasks, evaluated_as, all_alike=model.all_alike),
+        answered_by=positions(tasks, evaluated_as, all_alike=model.all_alike),
         search=search,
     )
     return write_results(

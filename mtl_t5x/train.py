@@ -12,10 +12,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import seqio
 from clu import parameter_overview
 from flax.training.train_state import TrainState
+from jaxtyping import Array
 
 from mtl_t5x import (
     checkpoints,
@@ -111,24 +114,26 @@ def train(
     if not trained:
         raise ValueError(f"none of {[task.name for task in tasks]} has a train split")
     names = data.short_names(trained)
-    places = evaluate.positions(tasks, evaluated_as, all_alike=model.all_alike)
+    answered_by = evaluate.positions(tasks, evaluated_as, all_alike=model.all_alike)
     counts = data.check(trained, names, "train", task_feature_lengths, batch_size)
     with_heads = any(not isinstance(model.head(i), heads.Decoder) for i in range(len(trained)))
     if with_heads:
         _count_spans(trained, counts, task_feature_lengths)
-    groups = tuple(conflict_groups.items())
 
     manager = checkpoints.manager(model_dir, keep=keep_checkpoints)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
-    shapes = data.empty_batch(names, task_feature_lengths)
-    layout = None
-    if mesh.shape(jax.device_count()) != (1, 1):
-        layout = step.state_layout(mesh, shapes, batch_size, model=model, optimizer=optimizer)
-    state = step.init_state(init_key, shapes, model=model, optimizer=optimizer, layout=layout)
+    state, layout = _set_up(
+        init_key,
+        data.empty_batch(names, task_feature_lengths),
+        batch_size,
+        manager,
+        initial_checkpoint_path,
+        model=model,
+        optimizer=optimizer,
+        mesh=mesh,
+    )
     gradients.select(state.params, conflict_groups)
-    state = _start(state, manager, initial_checkpoint_path)
-    if layout is not None:
-        state = jax.device_put(state, layout.shardings(state))
+    groups = tuple(conflict_groups.items())
     _describe(model_dir, state.params)
     start = int(state.step)
     batches = data.train_batches(
@@ -139,6 +144,7 @@ def train(
         start_step=start,
         with_heads=with_heads,
     )
+    place_batch = layout.place if layout else functools.partial(jax.tree.map, jnp.asarray)
     evaluate_split = functools.partial(
         evaluate.evaluate,
         tasks=tasks,
@@ -146,30 +152,31 @@ def train(
         feature_lengths=task_feature_lengths,
         batch_size=eval_batch_size,
         output_dir=os.path.join(model_dir, evaluate.PREDICTIONS),
-        places=places,
+        answered_by=answered_by,
         search=search,
+    )
+    measure_tasks = functools.partial(
+        measure.of_tasks,
+        tasks=trained,
+        model=model,
+        feature_lengths=task_feature_lengths,
+        seed=random_seed,
+        settings=fixed_point,
     )
     running = Running(names, unbiased_window, batch_size) if unbiased_window else None
     log = RunLog(model_dir, names, len(names) * batch_size, start, train_steps, running)
-    example_log = contextlib.nullcontext()
-    if log_examples:
-        example_log = ExampleLog(model_dir, names, start)
+    example_log = ExampleLog(model_dir, names, start) if log_examples else contextlib.nullcontext()
     with manager, log, example_log, interruption.Watch() as watch:
         for current in range(start, train_steps):
             measured = conflict_period > 0 and current % conflict_period == 0
             if fixed_point.period and current % fixed_point.period == 0:
-                point = measure.of_tasks(
-                    state.params, trained, model=model, feature_lengths=task_feature_lengths,
-                    seed=random_seed, settings=fixed_point,
-                )  # fmt: skip
+                point = measure_tasks(state.params)
                 path = os.path.join(model_dir, f"conflict_{current}.json")
                 measure.write({"step": current, **point}, path)
             examples = next(batches)
-            place = layout.place if layout else functools.partial(jax.tree.map, jnp.asarray)
-            batch = place(examples)
             state, metrics = step.train_step(
                 state,
-                batch,
+                place_batch(examples),
                 dropout_key,
                 groups=groups if measured else (),
                 halves=measured and unbiased_window > 0,
@@ -206,7 +213,31 @@ def _due(done: int, period: int) -> bool:
     return period > 0 and done % period == 0
 
 
-def _start(state: TrainState, manager, initial_checkpoint_path: str | None) -> TrainState:
+def _set_up(
+    key: Array,
+    shapes: Mapping[str, np.ndarray],
+    batch_size: int,
+    manager: ocp.CheckpointManager,
+    initial_checkpoint_path: str | None,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: sharding.Mesh,
+) -> tuple[TrainState, sharding.Layout | None]:
+    """(the state that training starts from, where it lives); None: on one device."""
+    layout = None
+    if mesh.shape(jax.device_count()) != (1, 1):
+        layout = step.state_layout(mesh, shapes, batch_size, model=model, optimizer=optimizer)
+    state = step.init_state(key, shapes, model=model, optimizer=optimizer, layout=layout)
+    state = _start(state, manager, initial_checkpoint_path)
+    if layout is not None:
+        state = jax.device_put(state, layout.shardings(state))
+    return state, layout
+
+
+def _start(
+    state: TrainState, manager: ocp.CheckpointManager, initial_checkpoint_path: str | None
+) -> TrainState:
     """The run folder's newest state, else the initial checkpoint's parameters, else fresh ones."""
     restored = checkpoints.restore_latest(manager, state)
     if restored is not None:

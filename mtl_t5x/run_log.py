@@ -46,19 +46,23 @@ class RunLog:
         self._names = tuple(task_names)
         self._examples_per_step = examples_per_step
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        writes = jax.process_index() == 0  # the other processes only ring the alarm
         path = os.path.join(model_dir, FILE)
-        kept = drop_lines_from(path, start_step)
+        kept = drop_lines_from(path, start_step) if writes else []
         self._running = running
         if running is not None:
             running.restore(kept)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115, closed in __exit__
-        self._tensorboard = metric_writers.SummaryWriter(model_dir)
+        self._file = open(path if writes else os.devnull, "a", encoding="utf-8")  # noqa: SIM115
+        self._tensorboard = metric_writers.MultiWriter(
+            [metric_writers.SummaryWriter(model_dir)] if writes else []
+        )
         self._progress = tqdm(
             total=train_steps,
             initial=start_step,
             unit="step",
             desc=os.path.basename(os.path.normpath(model_dir)),
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
+            disable=not writes,
         )
         # The first step compiles: the rate is counted from its end.
         self._rate_since: tuple[int, float] | None = None
@@ -72,7 +76,13 @@ class RunLog:
         self._tensorboard.close()
 
     def add(self, step: int, metrics: Mapping[str, Any], *, write: bool) -> None:
-        """Takes the metrics of one step, as `step.train_step` returns them."""
+        """Takes the metrics of one step, as `step.train_step` returns them.
+
+        Waits for the step before, so that the device is one step behind at most, and a step that
+        hangs is found in its own time.
+        """
+        if self._pending:
+            jax.block_until_ready(self._pending[-1])
         self._pending.append((step, metrics))
         self._progress.update()
         if write:

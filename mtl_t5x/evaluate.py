@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import seqio
 import tensorflow as tf
+from jax.experimental import multihost_utils
 
 from mtl_t5x import checkpoints, data, decoding, heads
 from mtl_t5x import step as step_lib
@@ -99,7 +100,11 @@ def _predict(params: Any, inputs: jax.Array, *, model: nn.Module, task: int) -> 
 def predictions(
     answer: Answer, batch_size: int, dataset: tf.data.Dataset
 ) -> list[tuple[int, list[int]]]:
-    """(index, token ids) of every example of an enumerated dataset of model features."""
+    """(index, token ids) of every example of an enumerated dataset of model features.
+
+    Each process answers its share of the examples, and gets what the others answered.
+    """
+    dataset = dataset.shard(jax.process_count(), jax.process_index())
     indices, answers = [], []
     for numbers, batch in dataset.batch(batch_size).as_numpy_iterator():
         inputs = batch["encoder_input_tokens"]
@@ -108,10 +113,15 @@ def predictions(
         inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
         indices.extend(numbers.tolist())
         answers.extend(np.asarray(answer(inputs))[:rows])
-    # SeqIO makes one array of them.
-    width = max(len(row) for row in answers)
-    padded = [np.pad(row, (0, width - len(row))).tolist() for row in answers]
-    return list(zip(indices, padded, strict=True))
+    # Arrays of one shape: the longest share and the longest answer, the rows that lack numbered -1.
+    size = (len(answers), max(map(len, answers), default=0))
+    rows, width = np.max(multihost_utils.process_allgather(np.array(size)), axis=0)
+    table = np.full((rows, 1 + width), decoding.PAD_ID)
+    table[:, 0] = -1
+    for row, index, answer_ids in zip(table, indices, answers, strict=False):
+        row[0], row[1 : 1 + len(answer_ids)] = index, answer_ids
+    gathered = multihost_utils.process_allgather(table, tiled=True)
+    return [(index, ids) for index, *ids in gathered.tolist() if index >= 0]
 
 
 def evaluate(
@@ -132,10 +142,17 @@ def evaluate(
     Beside the task's own metrics stand the counts of `data.count`. Writes `<task>-metrics.jsonl`,
     `<task>-<step>.jsonl` with every prediction, and TensorBoard event files to `output_dir`, for
     splits other than test to a folder of the split's name in it. `answered_by` is of `positions`.
+    Several processes share the examples; each has `params` whole, and the first one writes.
     """
     if split != "test":
         output_dir = os.path.join(output_dir, split)
-    os.makedirs(output_dir, exist_ok=True)
+    loggers = {}
+    if jax.process_index() == 0:
+        os.makedirs(output_dir, exist_ok=True)
+        loggers = {
+            "logger_cls": [seqio.JSONLogger, seqio.TensorBoardLogger],
+            "log_dir": output_dir,
+        }
     having = [
         (name, task)
         for name, task in zip(data.short_names(tasks), tasks, strict=True)
@@ -154,8 +171,7 @@ def evaluate(
             data.model_features(),
             eval_split=split,
             sequence_length=lengths,
-            logger_cls=[seqio.JSONLogger, seqio.TensorBoardLogger],
-            log_dir=output_dir,
+            **loggers,
         )
         answer = answer_function(
             params,
@@ -217,8 +233,9 @@ def evaluate_run(
 
 def write_results(model_dir: str, **results: Any) -> dict[str, Any]:
     """Writes `results.json`, whole or not at all: it is what marks a run as finished."""
-    path = os.path.join(model_dir, RESULTS)
-    with open(path + ".new", "w", encoding="utf-8") as file:
-        json.dump(results, file, indent=2)
-    os.replace(path + ".new", path)
+    if jax.process_index() == 0:
+        path = os.path.join(model_dir, RESULTS)
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=2)
+        os.replace(path + ".new", path)
     return results

@@ -132,6 +132,10 @@ def _unset_macro(error: Exception) -> str | None:
 
 
 def _write_config(model_dir: str, name: str, text: str) -> None:
+    import jax
+
+    if jax.process_index() != 0:
+        return
     with open(os.path.join(model_dir, name), "w", encoding="utf-8") as file:
         file.write(text)
 

@@ -156,6 +156,9 @@ def of_tasks(
 
 
 def write(result: Mapping[str, Any], path: str) -> None:
+    """Of several processes the first one writes."""
+    if jax.process_index() != 0:
+        return
     with open(path, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1)
     logger.info("the conflict at step %d is in %s", result["step"], path)

@@ -238,4 +238,5 @@ def write_results(model_dir: str, **results: Any) -> dict[str, Any]:
         with open(path + ".new", "w", encoding="utf-8") as file:
             json.dump(results, file, indent=2)
         os.replace(path + ".new", path)
+    multihost_utils.sync_global_devices("the results are written")
     return results

@@ -195,6 +195,11 @@ def _spec(leaf: Any, rules: Mapping[str, tuple[str, ...]], shape: Mapping[str, i
     return PartitionSpec(*spec)
 
 
+# A process that says nothing for so long is lost: all others name it and leave. One that has failed
+# waits so long for the others, which may wait for it, before all leave.
+TIMEOUTS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
+
+
 def start_distributed(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
@@ -215,19 +220,15 @@ def start_distributed(
                 "--coordinator_address, --num_processes and --process_id go together: give all "
                 "three, or none where the cluster tells them"
             )
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(*given, **TIMEOUTS)
     elif in_cluster(os.environ):
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(**TIMEOUTS)
     else:
         return
     logger.info(
         "process %d of %d, %d of %d devices",
         jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count(),
     )  # fmt: skip
-
-
-# A peer that says nothing for so long is taken for lost, and every process ends.
-HEARTBEAT_SECONDS = 30
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:

@@ -143,6 +143,7 @@ def _newest_good(folder: epath.Path, steps: Iterable[int]) -> int | None:
 
 
 def _put_aside(checkpoints: ocp.CheckpointManager, steps: Iterable[int]) -> None:
+    multihost_utils.sync_global_devices("every process has looked at the checkpoints")
     for step in steps:
         path = checkpoints.directory / f"{PREFIX}_{step}"
         if jax.process_index() == 0:

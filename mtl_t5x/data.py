@@ -188,18 +188,22 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     with_heads: bool = False,
+    share: tuple[slice, slice] = (slice(None), slice(None)),
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of every task, `[task, batch, length]`, under SeqIO's encoder-decoder names.
 
     A task's stream depends on the seed and the task's name alone, so a run that starts again at
     `start_step` sees what it would have seen, and a single-task run sees what its task sees among
     others. `with_heads` adds `head_targets`, `[task, batch, 3]`, for architectures with heads.
+    `share` says which of the tasks, and which examples of a task's batch, are read: what several
+    processes read makes up what one would.
     """
     names = short_names(tasks)
     padded = batch_lengths(names, feature_lengths)
     converter = model_features(with_heads)
+    read_tasks, read_examples = share
     streams = []
-    for name, task in zip(names, tasks, strict=True):
+    for name, task in zip(names[read_tasks], tasks[read_tasks], strict=True):
         task_seed = zlib.crc32(f"{seed}:{task.name}".encode()) & 0x7FFFFFFF
         own = lengths_of(name, feature_lengths)
         dataset = task.get_dataset(
@@ -213,7 +217,9 @@ def train_batches(
         streams.append(dataset.batch(batch_size, drop_remainder=True))
 
     def stack(*batches):
-        return {name: tf.stack([batch[name] for batch in batches]) for name in batches[0]}
+        return {
+            name: tf.stack([batch[name][read_examples] for batch in batches]) for name in batches[0]
+        }
 
     dataset = tf.data.Dataset.zip(tuple(streams)).map(stack).prefetch(2)
     return dataset.as_numpy_iterator()

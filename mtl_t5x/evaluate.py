@@ -15,6 +15,7 @@ import optax
 import seqio
 import tensorflow as tf
 from etils import epath
+from jax.experimental import multihost_utils
 
 from mtl_t5x import checkpoints, data, decoding, heads
 from mtl_t5x import step as step_lib
@@ -42,7 +43,7 @@ def positions(
       ValueError: a task that is only evaluated, and nothing says by whose head.
     """
     trained = data.short_names(data.with_split(tasks, "train"))
-    places = {}
+    answered_by = {}
     for name in data.short_names(tasks):
         answered_as = name if name in trained else evaluated_as.get(name)
         if answered_as not in trained and not all_alike:
@@ -50,23 +51,23 @@ def positions(
                 f"{name} isn't trained, so it has no head or decoder of its own: say whose answers "
                 f'it, EVALUATED_AS = {{"{name}": "{trained[0]}"}}, or leave it out'
             )
-        places[name] = trained.index(answered_as) if answered_as in trained else 0
-    return places
+        answered_by[name] = trained.index(answered_as) if answered_as in trained else 0
+    return answered_by
 
 
 def answer_function(
     params: Any,
     task: seqio.Task,
-    place: int,
+    position: int,
     *,
     model: nn.Module,
     max_length: int,
     search: decoding.Search,
 ) -> Answer:
     """What answers a task: its head, or the search with its decoder."""
-    head = model.head(place)
+    head = model.head(position)
     if isinstance(head, heads.Decoder):
-        single, params = model.for_task(params, place)
+        single, params = model.for_task(params, position)
         return functools.partial(
             decoding.decode,
             params,
@@ -77,7 +78,7 @@ def answer_function(
         )
 
     def answer(inputs: np.ndarray) -> np.ndarray:
-        predicted = jax.device_get(_predict(params, inputs, model=model, task=place))
+        predicted = jax.device_get(_predict(params, inputs, model=model, task=position))
         rows = [
             heads.answer(
                 head, {name: x[i] for name, x in predicted.items()}, inputs[i], task, max_length
@@ -99,7 +100,11 @@ def _predict(params: Any, inputs: jax.Array, *, model: nn.Module, task: int) -> 
 def predictions(
     answer: Answer, batch_size: int, dataset: tf.data.Dataset
 ) -> list[tuple[int, list[int]]]:
-    """(index, token ids) of every example of an enumerated dataset of model features."""
+    """(index, token ids) of every example of an enumerated dataset of model features.
+
+    Each process answers its share of the examples, and gets what the others answered.
+    """
+    dataset = dataset.shard(jax.process_count(), jax.process_index())
     indices, answers = [], []
     for numbers, batch in dataset.batch(batch_size).as_numpy_iterator():
         inputs = batch["encoder_input_tokens"]
@@ -108,10 +113,15 @@ def predictions(
         inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
         indices.extend(numbers.tolist())
         answers.extend(np.asarray(answer(inputs))[:rows])
-    # SeqIO makes one array of them.
-    width = max(len(row) for row in answers)
-    padded = [np.pad(row, (0, width - len(row))).tolist() for row in answers]
-    return list(zip(indices, padded, strict=True))
+    # Arrays of one shape: the longest share and the longest answer, the rows that lack numbered -1.
+    size = (len(answers), max(map(len, answers), default=0))
+    rows, width = np.max(multihost_utils.process_allgather(np.array(size)), axis=0)
+    table = np.full((rows, 1 + width), decoding.PAD_ID)
+    table[:, 0] = -1
+    for row, index, answer_ids in zip(table, indices, answers, strict=False):
+        row[0], row[1 : 1 + len(answer_ids)] = index, answer_ids
+    gathered = multihost_utils.process_allgather(table, tiled=True)
+    return [(index, ids) for index, *ids in gathered.tolist() if index >= 0]
 
 
 def evaluate(
@@ -124,18 +134,25 @@ def evaluate(
     batch_size: int,
     output_dir: epath.Path,
     step: int,
-    places: Mapping[str, int],
+    answered_by: Mapping[str, int],
     search: decoding.Search,
 ) -> Metrics:
     """The metrics of every task that has the split, by short task name.
 
     Beside the task's own metrics stand the counts of `data.count`. Writes `<task>-metrics.jsonl`,
     `<task>-<step>.jsonl` with every prediction, and TensorBoard event files to `output_dir`, for
-    splits other than test to a folder of the split's name in it. `places` are of `positions`.
+    splits other than test to a folder of the split's name in it. `answered_by` is of `positions`.
+    Several processes share the examples; each has `params` whole, and the first one writes.
     """
     if split != "test":
         output_dir = output_dir / split
-    output_dir.mkdir(parents=True, exist_ok=True)
+    loggers = {}
+    if jax.process_index() == 0:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        loggers = {
+            "logger_cls": [seqio.JSONLogger, seqio.TensorBoardLogger],
+            "log_dir": str(output_dir),
+        }
     having = [
         (name, task)
         for name, task in zip(data.short_names(tasks), tasks, strict=True)
@@ -154,11 +171,15 @@ def evaluate(
             data.model_features(),
             eval_split=split,
             sequence_length=lengths,
-            logger_cls=[seqio.JSONLogger, seqio.TensorBoardLogger],
-            log_dir=str(output_dir),
+            **loggers,
         )
         answer = answer_function(
-            params, task, places[name], model=model, max_length=lengths["targets"], search=search
+            params,
+            task,
+            answered_by[name],
+            model=model,
+            max_length=lengths["targets"],
+            search=search,
         )
         metrics, _ = evaluator.evaluate(
             compute_metrics=True,
@@ -198,7 +219,7 @@ def evaluate_run(
         batch_size=eval_batch_size,
         output_dir=epath.Path(model_dir) / PREDICTIONS,
         step=done,
-        places=positions(tasks, evaluated_as, all_alike=model.all_alike),
+        answered_by=positions(tasks, evaluated_as, all_alike=model.all_alike),
         search=search,
     )
     return write_results(
@@ -212,8 +233,10 @@ def evaluate_run(
 
 def write_results(model_dir: str, **results: Any) -> dict[str, Any]:
     """Writes `results.json`, whole or not at all: it is what marks a run as finished."""
-    path = epath.Path(model_dir) / RESULTS
-    new = path.with_name(f"{RESULTS}.new")
-    new.write_text(json.dumps(results, indent=2))
-    new.replace(path)
+    if jax.process_index() == 0:
+        path = epath.Path(model_dir) / RESULTS
+        new = path.with_name(f"{RESULTS}.new")
+        new.write_text(json.dumps(results, indent=2))
+        new.replace(path)
+    multihost_utils.sync_global_devices("the results are written")
     return results

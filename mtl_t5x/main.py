@@ -133,7 +133,10 @@ def _unset_macro(error: Exception) -> str | None:
 
 
 def _write_config(model_dir: str, name: str, text: str) -> None:
-    (epath.Path(model_dir) / name).write_text(text)
+    import jax
+
+    if jax.process_index() == 0:
+        (epath.Path(model_dir) / name).write_text(text)
 
 
 def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:

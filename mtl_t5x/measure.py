@@ -156,6 +156,9 @@ def of_tasks(
 
 
 def write(result: Mapping[str, Any], path: epath.Path) -> None:
+    """Of several processes the first one writes."""
+    if jax.process_index() != 0:
+        return
     path.write_text(json.dumps(result, indent=1))
     logger.info("the conflict at step %d is in %s", result["step"], path)
 

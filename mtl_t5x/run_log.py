@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -48,19 +49,23 @@ class RunLog:
         self._names = tuple(task_names)
         self._examples_per_step = examples_per_step
         self._pending: list[tuple[int, Mapping[str, Any]]] = []
+        writes = jax.process_index() == 0  # the other processes only ring the alarm
         path = epath.Path(model_dir) / FILE
-        kept = drop_lines_from(path, start_step)
+        kept = drop_lines_from(path, start_step) if writes else []
         self._running = running
         if running is not None:
             running.restore(kept)
-        self._lines = Lines(path)
-        self._tensorboard = metric_writers.SummaryWriter(model_dir)
+        self._lines = Lines(path if writes else None)
+        self._tensorboard = metric_writers.MultiWriter(
+            [metric_writers.SummaryWriter(model_dir)] if writes else []
+        )
         self._progress = tqdm(
             total=train_steps,
             initial=start_step,
             unit="step",
             desc=epath.Path(model_dir).name,
             mininterval=0.5 if sys.stderr.isatty() else 30.0,
+            disable=not writes,
         )
         # The first step compiles: the rate is counted from its end.
         self._rate_since: tuple[int, float] | None = None
@@ -74,7 +79,13 @@ class RunLog:
         self._tensorboard.close()
 
     def add(self, step: int, metrics: Mapping[str, Any], *, write: bool) -> None:
-        """Takes the metrics of one step, as `step.train_step` returns them."""
+        """Takes the metrics of one step, as `step.train_step` returns them.
+
+        Waits for the step before, so that the device is one step behind at most, and a step that
+        hangs is found in its own time.
+        """
+        if self._pending:
+            jax.block_until_ready(self._pending[-1])
         self._pending.append((step, metrics))
         self._progress.update()
         if write:
@@ -182,16 +193,16 @@ def drop_lines_from(path: epath.Path, step: int) -> list[dict[str, Any]]:
 
 
 class Lines:
-    """Appends JSON to a file, a line each.
+    """Appends JSON to a file, a line each; to nothing where there is no path.
 
     A line is stored at once where that is quick. Object storage can't append, it takes the whole
     file anew: there lines are stored as often as takes little of the time, and by `flush`.
     """
 
-    def __init__(self, path: epath.Path):
+    def __init__(self, path: epath.Path | None):
         # Files of object storage open as contexts only.
         self._opened = contextlib.ExitStack()
-        self._file = self._opened.enter_context(path.open("a"))
+        self._file = self._opened.enter_context((path or epath.Path(os.devnull)).open("a"))
         self._next_flush = 0.0
 
     def add(self, line: Mapping[str, Any]) -> None:

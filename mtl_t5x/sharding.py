@@ -10,6 +10,7 @@ optimizer state are split over `data` too. As far as their number allows the tas
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -77,6 +78,11 @@ class Layout:
     mesh: jax.sharding.Mesh
     specs: tuple[PartitionSpec, ...]
 
+    @property
+    def everywhere(self) -> NamedSharding:
+        """Whole on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
     def spec_tree(self, state: Any) -> Any:
         """A tree like `state` of PartitionSpecs."""
         return jax.tree.unflatten(jax.tree.structure(state), self.specs)
@@ -90,17 +96,43 @@ class Layout:
         """Within jit: keeps every leaf of `state` where it belongs."""
         return jax.lax.with_sharding_constraint(state, self.shardings(state))
 
-    def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, Array]:
-        """A batch that every process holds whole, `[task, batch, …]`, spread over the devices."""
+    def share(self, num_tasks: int, batch_size: int) -> tuple[slice, slice]:
+        """Of a batch `[task, batch, …]` the tasks, and their examples, that this process needs."""
+        size = (num_tasks, batch_size)
+        needed = NamedSharding(self.mesh, BATCH).addressable_devices_indices_map(size).values()
+        axes = zip(*(_bounds(index, size) for index in needed), strict=True)
+        return tuple(
+            slice(min(start for start, _ in axis), max(stop for _, stop in axis)) for axis in axes
+        )
+
+    def place(
+        self, part: Mapping[str, np.ndarray], num_tasks: int, batch_size: int
+    ) -> dict[str, Array]:
+        """A batch `[task, batch, …]` over the devices; each process gives its `share` of it."""
+        size = (num_tasks, batch_size)
+        offsets = [axis.start for axis in self.share(*size)]
+
+        def of_device(value: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+            bounds = zip(_bounds(index[:2], size), offsets, strict=True)
+            return value[tuple(slice(start - at, stop - at) for (start, stop), at in bounds)]
+
         sharding = NamedSharding(self.mesh, BATCH)
         return {
-            name: jax.make_array_from_callback(value.shape, sharding, value.__getitem__)
-            for name, value in batch.items()
+            name: jax.make_array_from_callback(
+                (*size, *value.shape[2:]), sharding, functools.partial(of_device, value)
+            )
+            for name, value in part.items()
         }
 
-    def replicate(self, tree: Any) -> Any:
-        """Host arrays that are equal in all processes, whole on every device."""
-        return jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
+    def gather(self, tree: Any) -> Any:
+        """Whole copies on a device of this process, for what each process computes by itself."""
+        whole = jax.device_put(tree, self.everywhere)
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+
+
+def _bounds(index: tuple[slice, ...], size: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(start, stop) along each axis of an array."""
+    return [axis.indices(length)[:2] for axis, length in zip(index, size, strict=True)]
 
 
 def layout(
@@ -163,6 +195,11 @@ def _spec(leaf: Any, rules: Mapping[str, tuple[str, ...]], shape: Mapping[str, i
     return PartitionSpec(*spec)
 
 
+# A process that says nothing for so long is lost: all others name it and leave. One that has failed
+# waits so long for the others, which may wait for it, before all leave.
+TIMEOUTS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
+
+
 def start_distributed(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
@@ -183,19 +220,15 @@ def start_distributed(
                 "--coordinator_address, --num_processes and --process_id go together: give all "
                 "three, or none where the cluster tells them"
             )
-        jax.distributed.initialize(*given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(*given, **TIMEOUTS)
     elif in_cluster(os.environ):
-        jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        jax.distributed.initialize(**TIMEOUTS)
     else:
         return
     logger.info(
         "process %d of %d, %d of %d devices",
         jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count(),
     )  # fmt: skip
-
-
-# A peer that says nothing for so long is taken for lost, and every process ends.
-HEARTBEAT_SECONDS = 30
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:

@@ -155,6 +155,8 @@ def train_step(
         if halves:
             metrics["conflict"][group]["halves"] = gram
             metrics["loss_weights"] = state.apply_fn({}, batch, method="loss_weights")
+    if layout is not None:  # every process reads them
+        metrics = jax.lax.with_sharding_constraint(metrics, layout.everywhere)
     return new_state, metrics
 
 

@@ -11,11 +11,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import seqio
 from clu import parameter_overview
 from etils import epath
 from flax.training.train_state import TrainState
+from jaxtyping import Array
 
 from mtl_t5x import (
     checkpoints,
@@ -28,6 +31,7 @@ from mtl_t5x import (
     measure,
     sharding,
     step,
+    watchdog,
 )
 from mtl_t5x.example_log import ExampleLog
 from mtl_t5x.run_log import RunLog
@@ -38,6 +42,7 @@ logger = logging.getLogger(__name__)
 ENCODER_GROUP = {"encoder": gradients.ENCODER}
 NO_FIXED_POINT = measure.Settings(period=0)
 ALL_DEVICES = sharding.Mesh()
+LIMITS = watchdog.Limits()
 
 
 def train(
@@ -67,6 +72,7 @@ def train(
     mesh: sharding.Mesh = ALL_DEVICES,
     microbatches: int = 1,
     log_examples: bool = False,
+    limits: watchdog.Limits = LIMITS,
 ) -> dict[str, Any]:
     """Trains on every task at once, measures their conflict, evaluates, and leaves a run folder.
 
@@ -103,6 +109,7 @@ def train(
       mesh: how the devices share the work, where there are several.
       microbatches: pieces that a step's examples are computed in, one after the other.
       log_examples: writes `examples.jsonl`, which examples each step saw.
+      limits: how long each stage may take before the process ends, with a stack dump.
 
     Returns:
       What `results.json` holds.
@@ -117,27 +124,31 @@ def train(
     if not trained:
         raise ValueError(f"none of {[task.name for task in tasks]} has a train split")
     names = data.short_names(trained)
-    places = evaluate.positions(tasks, evaluated_as, all_alike=model.all_alike)
-    counts = data.check(trained, names, "train", task_feature_lengths, batch_size)
+    answered_by = evaluate.positions(tasks, evaluated_as, all_alike=model.all_alike)
     with_heads = any(not isinstance(model.head(i), heads.Decoder) for i in range(len(trained)))
-    if with_heads:
-        _count_spans(trained, counts, task_feature_lengths)
-    groups = tuple(conflict_groups.items())
-
+    with limits.stage("start"):
+        counts = data.check(trained, names, "train", task_feature_lengths, batch_size)
+        if with_heads:
+            _count_spans(trained, counts, task_feature_lengths)
     manager = checkpoints.manager(model_dir, keep=keep_checkpoints, keep_period=keep_period)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
-    shapes = data.empty_batch(names, task_feature_lengths)
-    layout = None
-    if mesh.shape(jax.device_count()) != (1, 1):
-        layout = step.state_layout(mesh, shapes, batch_size, model=model, optimizer=optimizer)
-    state = step.init_state(init_key, shapes, model=model, optimizer=optimizer, layout=layout)
+    with limits.stage("restore"):
+        state, layout = _set_up(
+            init_key,
+            data.empty_batch(names, task_feature_lengths),
+            batch_size,
+            manager,
+            initial_checkpoint_path,
+            model=model,
+            optimizer=optimizer,
+            mesh=mesh,
+        )
     gradients.select(state.params, conflict_groups)
-    state = _start(state, manager, initial_checkpoint_path)
-    if layout is not None:
-        state = jax.device_put(state, layout.shardings(state))
+    groups = tuple(conflict_groups.items())
     _describe(model_dir, state.params)
     start = int(state.step)
-    batches = data.train_batches(
+    read = functools.partial(
+        data.train_batches,
         trained,
         task_feature_lengths,
         batch_size,
@@ -145,70 +156,95 @@ def train(
         start_step=start,
         with_heads=with_heads,
     )
-    evaluate_split = functools.partial(
-        evaluate.evaluate,
-        tasks=tasks,
-        model=model,
-        feature_lengths=task_feature_lengths,
-        batch_size=eval_batch_size,
-        output_dir=epath.Path(model_dir) / evaluate.PREDICTIONS,
-        places=places,
-        search=search,
-    )
+    if layout is None:
+        batches = read()
+        place_batch = functools.partial(jax.tree.map, jnp.asarray)
+    else:
+        size = (len(trained), batch_size)
+        batches = read(share=layout.share(*size))
+        place_batch = functools.partial(layout.place, num_tasks=size[0], batch_size=size[1])
+    # Each process evaluates and measures by itself; one alone lets all of its devices do it.
+    whole = layout.gather if jax.process_count() > 1 else lambda params: params
+
+    def evaluate_split(split: str, done: int) -> evaluate.Metrics:
+        with limits.stage("evaluation"):
+            return evaluate.evaluate(
+                whole(state.params),
+                tasks,
+                model=model,
+                split=split,
+                feature_lengths=task_feature_lengths,
+                batch_size=eval_batch_size,
+                output_dir=epath.Path(model_dir) / evaluate.PREDICTIONS,
+                step=done,
+                answered_by=answered_by,
+                search=search,
+            )
+
+    def measure_point(current: int) -> None:
+        with limits.stage("measurement"):
+            point = measure.of_tasks(
+                whole(state.params),
+                trained,
+                model=model,
+                feature_lengths=task_feature_lengths,
+                seed=random_seed,
+                settings=fixed_point,
+            )
+        path = epath.Path(model_dir) / f"conflict_{current}.json"
+        measure.write({"step": current, **point}, path)
+
     running = Running(names, unbiased_window, batch_size) if unbiased_window else None
     log = RunLog(model_dir, names, len(names) * batch_size, start, train_steps, running)
-    example_log = contextlib.nullcontext()
-    if log_examples:
-        example_log = ExampleLog(model_dir, names, start)
+    example_log = ExampleLog(model_dir, names, start) if log_examples else contextlib.nullcontext()
+    compiled = set()
     with manager, log, example_log, interruption.Watch() as watch:
         for current in range(start, train_steps):
             measured = conflict_period > 0 and current % conflict_period == 0
             if fixed_point.period and current % fixed_point.period == 0:
-                point = measure.of_tasks(
-                    state.params, trained, model=model, feature_lengths=task_feature_lengths,
-                    seed=random_seed, settings=fixed_point,
-                )  # fmt: skip
-                path = epath.Path(model_dir) / f"conflict_{current}.json"
-                measure.write({"step": current, **point}, path)
-            examples = next(batches)
-            place = layout.place if layout else functools.partial(jax.tree.map, jnp.asarray)
-            batch = place(examples)
-            state, metrics = step.train_step(
-                state,
-                batch,
-                dropout_key,
-                groups=groups if measured else (),
-                halves=measured and unbiased_window > 0,
-                layout=layout,
-                microbatches=microbatches,
-            )
-            log.add(current, metrics, write=measured or current % log_period == 0)
-            if log_examples:
-                example_log.add(current, examples)
+                measure_point(current)
+            with limits.stage("data" if current > start else "start"):
+                batch = place_batch(next(batches))
+            with limits.stage("step" if measured in compiled else "compile"):
+                state, metrics = step.train_step(
+                    state,
+                    batch,
+                    dropout_key,
+                    groups=groups if measured else (),
+                    halves=measured and unbiased_window > 0,
+                    layout=layout,
+                    microbatches=microbatches,
+                )
+                log.add(current, metrics, write=measured or current % log_period == 0)
+                if log_examples:
+                    example_log.add(current, batch)
+            compiled.add(measured)
             done = current + 1
             checkpoints.check(manager)
             stopped = watch.requested(done) and done < train_steps
             if _due(done, checkpoint_period) or done == train_steps or stopped:
-                log.check(state.params)  # what isn't finite never becomes a checkpoint
-                log.flush()
-                if log_examples:
-                    example_log.flush()
-                checkpoints.save(manager, state)
-                if stopped or not async_checkpoints:
-                    checkpoints.finish(manager)
+                with limits.stage("save"):
+                    log.check(state.params)  # what isn't finite never becomes a checkpoint
+                    log.flush()
+                    if log_examples:
+                        example_log.flush()
+                    checkpoints.save(manager, state)
+                    if stopped or not async_checkpoints:
+                        checkpoints.finish(manager)
             if stopped:
                 logger.warning("told to stop: saved after step %d; start again to go on", done)
                 raise interruption.Terminated
             if _due(done, eval_period) and done < train_steps:
-                evaluate_split(state.params, split="validation", step=done)
-        checkpoints.finish(manager)
+                evaluate_split("validation", done)
+        with limits.stage("save"):
+            checkpoints.finish(manager)
     return evaluate.write_results(
         model_dir,
         step=int(state.step),
         tasks=names,
         train=counts,
-        dev=evaluate_split(state.params, split="validation", step=train_steps),
-        test=evaluate_split(state.params, split="test", step=train_steps),
+        dev=evaluate_split("validation", train_steps),
+        test=evaluate_split("test", train_steps),
     )
 
 
@@ -216,7 +252,31 @@ def _due(done: int, period: int) -> bool:
     return period > 0 and done % period == 0
 
 
-def _start(state: TrainState, manager, initial_checkpoint_path: str | None) -> TrainState:
+def _set_up(
+    key: Array,
+    shapes: Mapping[str, np.ndarray],
+    batch_size: int,
+    manager: ocp.CheckpointManager,
+    initial_checkpoint_path: str | None,
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    mesh: sharding.Mesh,
+) -> tuple[TrainState, sharding.Layout | None]:
+    """(the state that training starts from, where it lives); None: on one device."""
+    layout = None
+    if mesh.shape(jax.device_count()) != (1, 1):
+        layout = step.state_layout(mesh, shapes, batch_size, model=model, optimizer=optimizer)
+    state = step.init_state(key, shapes, model=model, optimizer=optimizer, layout=layout)
+    state = _start(state, manager, initial_checkpoint_path)
+    if layout is not None:
+        state = jax.device_put(state, layout.shardings(state))
+    return state, layout
+
+
+def _start(
+    state: TrainState, manager: ocp.CheckpointManager, initial_checkpoint_path: str | None
+) -> TrainState:
     """The run folder's newest state, else the initial checkpoint's parameters, else fresh ones."""
     restored = checkpoints.restore_latest(manager, state)
     if restored is not None:
@@ -247,5 +307,6 @@ def _count_spans(
 
 
 def _describe(model_dir: str, params: Any) -> None:
-    overview = parameter_overview.get_parameter_overview(params, include_stats="sharding")
-    (epath.Path(model_dir) / "model-info.txt").write_text(overview)
+    if jax.process_index() == 0:
+        overview = parameter_overview.get_parameter_overview(params, include_stats="sharding")
+        (epath.Path(model_dir) / "model-info.txt").write_text(overview)

@@ -58,6 +58,17 @@ def test_starting_later_goes_on_in_the_same_stream():
         np.testing.assert_array_equal(a[INPUTS], b[INPUTS])
 
 
+def test_the_shares_of_several_processes_make_up_the_batch():
+    names = [f"glue_{name}.default.semantic" for name in ("cola", "sst2", "stsb")]
+    whole = first_batches(names, 2, start_step=1)
+    for tasks in (slice(0, 2), slice(2, 3)):
+        for examples in (slice(0, 1), slice(1, 4)):
+            share = first_batches(names, 2, start_step=1, share=(tasks, examples))
+            for batch, part in zip(whole, share, strict=True):
+                for name in batch:
+                    np.testing.assert_array_equal(batch[name][tasks, examples], part[name])
+
+
 def test_a_task_sees_the_same_examples_alone_and_among_others():
     (alone,) = first_batches("glue_sst2.default.semantic", 1)
     (among,) = first_batches(["glue_cola.default.semantic", "glue_sst2.default.semantic"], 1)

@@ -107,7 +107,11 @@ def on_mesh(model, batch, mesh, devices=8, optimizer=ADAMW):
     state = step.init_state(
         jax.random.key(0), batch, model=model, optimizer=optimizer, layout=layout
     )
-    return state, batch if layout is None else layout.place(batch), layout
+    return (
+        state,
+        batch if layout is None else layout.place(batch, *batch["encoder_input_tokens"].shape[:2]),
+        layout,
+    )
 
 
 def train(model, tasks, groups, *, mesh, devices=8, microbatches=1, remat=False, optimizer=ADAMW):

@@ -12,7 +12,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "mtl_t5x"
 # From the bottom up. A module imports those of earlier rows only.
 LAYERS = (
     ("probes", "conflict", "conflict_estimates", "heads", "lookup", "losses", "sharding"),
-    ("hlo", "grouping", "interruption", "manifest", "paths", "running"),
+    ("hlo", "grouping", "interruption", "manifest", "paths", "running", "watchdog"),
     ("models.layers",),
     ("models.t5",),
     ("gradients", "models.architectures", "pretrained"),

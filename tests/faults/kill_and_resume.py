@@ -49,7 +49,10 @@ def command(folder: pathlib.Path, steps: int) -> list[str]:
     return [sys.executable, "-m", "mtl_t5x.main", f"--gin_file={EXAMPLE}", *flags]
 
 
-def start(folder: pathlib.Path, steps: int) -> subprocess.Popen:
+def start(
+    folder: pathlib.Path, steps: int, *flags: str, messages: str = "output.txt", **environment: str
+) -> subprocess.Popen:
+    """The run as a process, with further flags and environment; its messages are in `messages`."""
     folder.mkdir(parents=True, exist_ok=True)
     # Compiled programs are kept, so that a restart is quick.
     environment = {
@@ -57,11 +60,13 @@ def start(folder: pathlib.Path, steps: int) -> subprocess.Popen:
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **environment,
     }
-    with open(folder / "output.txt", "ab") as output:
+    with open(folder / messages, "ab") as output:
         return subprocess.Popen(
-            command(folder, steps), cwd=ROOT, env=environment, stdout=output, stderr=output
-        )
+            [*command(folder, steps), *flags],
+            cwd=ROOT, env=environment, stdout=output, stderr=output,
+        )  # fmt: skip
 
 
 def logged_steps(folder: pathlib.Path) -> int:

@@ -1,0 +1,80 @@
+"""A limit for every stage of a run: what hangs is named, all stacks are shown, the process leaves.
+
+Leaving is what makes a hang harmless: the scheduler starts the run again, and it goes on from its
+last checkpoint; of several processes the others notice that one is lost, and leave as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+import jax
+
+# The exit code of a process that a stage hung in.
+EXIT_CODE = 43
+# A hang that holds the interpreter's lock is left to faulthandler, so many seconds later, with code
+# 1 and the stacks alone: its thread needs no lock.
+GRACE = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """The seconds that each stage may take before it counts as hung; 0: as long as it likes.
+
+    Attributes:
+      start: counting the examples, and the first batch: it passes over what was seen before.
+      restore: the state that training starts from.
+      data: any further batch.
+      compile: the first step of a kind, plain or measured.
+      step: any other; also what it waits for, which is the step before.
+      save: a checkpoint; also what it waits for, which is the one before.
+      measurement: the conflict at a fixed point.
+      evaluation: of one split of every task.
+    """
+
+    start: float = 4 * 3600
+    restore: float = 3600
+    data: float = 600
+    compile: float = 3600
+    step: float = 600
+    save: float = 3600
+    measurement: float = 4 * 3600
+    evaluation: float = 12 * 3600
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Ends the process, with a stack dump, if the block takes longer than the limit `name`.
+
+        Stages come one after the other, never one within another.
+        """
+        seconds = getattr(self, name)
+        if not seconds:
+            yield
+            return
+        timer = threading.Timer(seconds, _leave, (name, seconds))
+        timer.daemon = True
+        timer.start()
+        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            timer.cancel()
+
+
+def _leave(name: str, seconds: float) -> None:
+    print(
+        f"\nprocess {jax.process_index()} of {jax.process_count()} hangs: stage {name!r} has taken "
+        f"more than {seconds:g} s (watchdog.Limits.{name}). It leaves with code {EXIT_CODE}; "
+        "started again, the run goes on from its last checkpoint. The stacks of all threads:",
+        file=sys.__stderr__,
+        flush=True,
+    )
+    faulthandler.dump_traceback(sys.__stderr__)
+    os._exit(EXIT_CODE)

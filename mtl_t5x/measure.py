@@ -7,6 +7,7 @@ As the original measures it: 1,024 examples a task in pieces of 16. A task's gra
 over the pieces of each piece's gradient, so with losses over tokens every piece counts alike,
 whatever it holds. The per-task gradients are added up either as they are, which takes twice K times
 the memory of the measured parameters, or as sketches of a given width.
+On a mesh every device holds an equal part of these sums.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import dataclasses
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -28,11 +29,20 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
-from mtl_t5x import checkpoints, conflict, conflict_estimates, data, gradients, heads, step
+from mtl_t5x import (
+    checkpoints,
+    data,
+    gradients,
+    heads,
+    measure_figures,
+    sharding,
+    step,
+)
 
 logger = logging.getLogger(__name__)
 
 FILE = "conflict.json"
+ALL_DEVICES = sharding.Mesh()
 DECODER = r"decoder/.*(kernel|rel_embedding)"
 LAYERS = r"((?:encoder|decoder)/layers_\d+)/.*kernel"
 Params = Mapping[str, Any]
@@ -86,6 +96,7 @@ def measure(
     random_seed: int,
     settings: Settings,
     update_directions: bool = False,
+    mesh: sharding.Mesh = ALL_DEVICES,
 ) -> dict[str, Any]:
     """Measures at the newest checkpoint of a run's folder, prints a table, writes `conflict.json`.
 
@@ -100,6 +111,7 @@ def measure(
         checkpoint (Kingma and Ba 2015, arXiv 1412.6980, bias-corrected), in place of g_k: how the
         tasks pull at the update that is made. It reads the optimizer's state, twice the size of the
         parameters, and can't be sketched.
+      mesh: how the devices share the work, where there are several.
 
     Raises:
       FileNotFoundError: the folder has no checkpoint.
@@ -107,11 +119,20 @@ def measure(
     """
     trained = data.with_split(tasks, "train")
     names = data.short_names(trained)
+    empty = data.empty_batch(names, task_feature_lengths)
     shapes = jax.eval_shape(
         functools.partial(step.init_state, model=model, optimizer=optimizer),
         jax.random.key(0),
-        data.empty_batch(names, task_feature_lengths),
+        empty,
     )
+    layout = None
+    if mesh.shape(jax.device_count()) != (1, 1):
+        layout = step.state_layout(mesh, empty, settings.piece, model=model, optimizer=optimizer)
+        shapes = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            layout.shardings(shapes),
+        )
     scale = None
     if update_directions:
         if settings.sketch_width is not None:
@@ -122,17 +143,17 @@ def measure(
         state = checkpoints.restore_latest(manager, shapes)
         if state is None:
             raise FileNotFoundError(f"MODEL_DIR = {model_dir!r} holds no checkpoint to measure")
-        params, done, scale = state.params, int(state.step), adam_scale(state.opt_state)
+        params, done, scale = state.params, int(state.step), step.adam_scale(state.opt_state)
     else:
         params, done = checkpoints.restore_params(model_dir, shapes.params)
     result = of_tasks(
         params, trained, model=model, feature_lengths=task_feature_lengths, seed=random_seed,
-        settings=settings, scale=scale,
+        settings=settings, scale=scale, layout=layout,
     )  # fmt: skip
     of = "update directions" if update_directions else "gradients"
     result = {"step": done, "of": of, **result}
     write(result, epath.Path(model_dir) / FILE)
-    print(table(result))
+    print(measure_figures.table(result))
     return result
 
 
@@ -145,14 +166,22 @@ def of_tasks(
     seed: int,
     settings: Settings,
     scale: Params | None = None,
+    layout: sharding.Layout | None = None,
 ) -> dict[str, Any]:
     """`at`, on examples of the tasks' train splits; `seed` says which are drawn."""
     with_heads = any(not isinstance(model.head(i), heads.Decoder) for i in range(len(tasks)))
-    batches = data.train_batches(
-        tasks, feature_lengths, settings.piece, seed=seed, with_heads=with_heads
+    read = functools.partial(
+        data.train_batches, tasks, feature_lengths, settings.piece, seed=seed, with_heads=with_heads
     )
-    names = data.short_names(tasks)
-    return at(params, batches, model=model, tasks=names, settings=settings, scale=scale)
+    return at(
+        params,
+        sharding.placed_batches(read, layout, len(tasks), settings.piece),
+        model=model,
+        tasks=data.short_names(tasks),
+        settings=settings,
+        scale=scale,
+        layout=layout,
+    )
 
 
 def write(result: Mapping[str, Any], path: epath.Path) -> None:
@@ -163,30 +192,15 @@ def write(result: Mapping[str, Any], path: epath.Path) -> None:
     logger.info("the conflict at step %d is in %s", result["step"], path)
 
 
-def adam_scale(opt_state: optax.OptState) -> Params:
-    """1 / (sqrt(v) + eps) for every parameter, from the state of `step.adamw`."""
-    moments = optax.tree.get(opt_state, "nu")
-    hyperparams = optax.tree.get(opt_state, "hyperparams")
-    if moments is None or hyperparams is None:
-        raise ValueError("the optimizer has no second moments: update directions need step.adamw")
-    (adam,) = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_adam) if _is_adam(leaf)]
-    correction = 1 - hyperparams["b2"] ** jnp.maximum(adam.count, 1)
-    eps = hyperparams["eps"]
-    return jax.tree.map(lambda v: 1 / (jnp.sqrt(v / correction) + eps), moments)
-
-
-def _is_adam(node: Any) -> bool:
-    return isinstance(node, optax.ScaleByAdamState)
-
-
 def at(
     params: Params,
-    batches: Iterable[Mapping[str, np.ndarray]],
+    batches: Iterable[Mapping[str, Array]],
     *,
     model: nn.Module,
     tasks: Sequence[str],
     settings: Settings,
     scale: Params | None = None,
+    layout: sharding.Layout | None = None,
 ) -> dict[str, Any]:
     """The figures of every group, as `conflict.json` holds them.
 
@@ -197,36 +211,61 @@ def at(
       tasks: short names.
       settings: see there.
       scale: factors, of the parameters' shapes, that the gradients are multiplied by.
+      layout: where the parameters and the pieces live; None: on one device.
     """
-    groups = settings.names(model, params)
+    groups, width = settings.names(model, params), settings.sketch_width
     scale = None if scale is None else flatten_dict(scale, sep="/")
     sums, pieces = None, settings.examples // settings.piece
     add = functools.partial(
-        _add, model=model, groups=tuple(groups.items()), width=settings.sketch_width
+        _add,
+        model=model,
+        groups=tuple(groups.items()),
+        width=width,
+        layout=layout,
     )
     for _, batch in zip(range(pieces), batches, strict=False):
-        sums, unexplained = add(sums, params, jax.tree.map(jnp.asarray, batch), scale)
+        sums, unexplained = add(sums, params, batch, scale)
         if unexplained is not None:
             _check_explained(jax.device_get(unexplained))
     losses, rows, squares = sums
-    by_task = functools.partial(_by_task, tasks)
+    by_task = functools.partial(measure_figures.by_task, tasks)
     return {
         "tasks": list(tasks),
         "examples": settings.examples,
         "piece": settings.piece,
-        "sketch_width": settings.sketch_width,
+        "sketch_width": width,
         "loss": by_task(np.asarray(losses) / pieces),
         "groups": {
-            group: _figures(
-                [rows[key] for key in _keys(groups, group, settings.sketch_width)],
+            group: measure_figures.of_group(
+                *_gram([rows[key] for key in _keys(groups, group, width)], pieces, width, layout),
                 np.asarray(squares[group], np.float64) / pieces,
-                pieces,
-                settings,
+                settings.examples,
+                settings.piece,
                 by_task,
             )
             for group in groups
         },
     }
+
+
+def _gram(
+    rows: Sequence[Array], pieces: int, width: int | None, layout: sharding.Layout | None
+) -> tuple[Float[np.ndarray, "task task"], Float[np.ndarray, "task width"] | None]:
+    """(Gram matrix, sketches where there are any) of the means over the pieces."""
+    if width is not None:
+        sketches = np.asarray(sum(rows), np.float64) / pieces
+        return sketches @ sketches.T, sketches
+    return sum(np.asarray(_products(row, layout), np.float64) for row in rows) / pieces**2, None
+
+
+@functools.partial(jax.jit, static_argnames="layout")
+def _products(row: Float[Array, "task *shape"], layout: sharding.Layout | None) -> Array:
+    axes = list(range(1, row.ndim))
+    # Not flattened, because that would gather what is split along another axis than the first.
+    gram = jnp.tensordot(row, row, [axes, axes], precision=jax.lax.Precision.HIGHEST)
+    if layout is not None:
+        gram = jax.lax.with_sharding_constraint(gram, layout.everywhere)
+    return gram
 
 
 def _atoms(groups: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -248,8 +287,10 @@ def _keys(groups: Mapping[str, tuple[str, ...]], group: str, width: int | None) 
     return [atom for atom in _atoms(groups) if group in atom.split("|")]
 
 
-@functools.partial(jax.jit, static_argnames=("model", "groups", "width"), donate_argnames=("sums",))
-def _add(sums, params, batch, scale, *, model, groups, width):
+@functools.partial(
+    jax.jit, static_argnames=("model", "groups", "width", "layout"), donate_argnames=("sums",)
+)
+def _add(sums, params, batch, scale, *, model, groups, width, layout):
     """((losses, per-task gradients or sketches, squared norms by group) with a piece more, and on
     the first exact piece what part of each parameter's gradient the tasks' don't account for)."""
     groups = dict(groups)
@@ -281,7 +322,19 @@ def _add(sums, params, batch, scale, *, model, groups, width):
         else:
             squares[group] = jnp.sum(jnp.square(sum(members)), 1)
     piece = (losses, rows, squares)
-    return (piece if sums is None else jax.tree.map(jnp.add, sums, piece)), unexplained
+    if sums is not None:
+        piece = jax.tree.map(jnp.add, sums, piece)
+    return _spread(piece, width, layout), unexplained
+
+
+def _spread(piece, width, layout):
+    """Per-task gradients are split over the devices; the rest, sketches too, is whole on each."""
+    if layout is None:
+        return piece
+    losses, rows, squares = jax.tree.map(lambda _: layout.everywhere, piece)
+    if width is None:
+        rows = {name: layout.columns(row.shape[1:]) for name, row in piece[1].items()}
+    return jax.lax.with_sharding_constraint(piece, (losses, rows, squares))
 
 
 def _unexplained(grads: Mapping[str, Array], rows: Mapping[str, Array]) -> dict[str, Array]:
@@ -304,82 +357,6 @@ def _check_explained(unexplained: Mapping[str, float]) -> None:
             f"the tasks' gradients of {', '.join(names)} don't add up to the gradient: the model "
             "also uses these parameters in places that don't go through mtl_t5x.probes"
         )
-
-
-def _figures(
-    rows: list[Float[Array, "task *shape"]],
-    small_squares: Float[np.ndarray, " task"],
-    pieces: int,
-    settings: Settings,
-    by_task: Callable[[Iterable[float]], dict[str, float]],
-) -> dict[str, Any]:
-    """A group's figures; `rows` are sums over the pieces, `small_squares` means of ||g_k||^2."""
-    if settings.sketch_width is None:
-        gram = sum(np.asarray(_gram(row), np.float64) for row in rows) / pieces**2
-    else:
-        sketches = np.asarray(sum(rows), np.float64) / pieces
-        gram = sketches @ sketches.T
-    noise = conflict_estimates.noise(
-        np.diagonal(gram), small_squares, settings.examples, settings.piece
-    )
-    unbiased = gram.copy()
-    np.fill_diagonal(unbiased, noise.squared_norm)
-    numbers = jax.tree.map(np.asarray, conflict.numbers(jnp.asarray(gram, jnp.float32)))
-    figures = {
-        name: value.tolist() if value.ndim else float(value)
-        for name, value in numbers.items()
-        if name != "norms"
-    }
-    figures["norms"] = by_task(numbers["norms"])
-    for name, number in conflict_estimates.NUMBERS.items():
-        figures[f"unbiased_{name}"] = _finite(number(unbiased))
-    figures["squared_norm"] = by_task(noise.squared_norm)
-    figures["noise_trace"] = by_task(noise.trace)
-    figures["noise_scale"] = by_task(noise.scale)
-    if settings.sketch_width is not None:
-        error = conflict_estimates.sketch_error(sketches)
-        figures["cosine_error"] = error.tolist()
-    return figures
-
-
-@jax.jit
-def _gram(row: Float[Array, "task *shape"]) -> Float[Array, "task task"]:
-    flat = row.reshape(row.shape[0], -1)
-    return jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
-
-
-def _by_task(tasks: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:
-    return {name: _finite(value) for name, value in zip(tasks, values, strict=True)}
-
-
-def _finite(value: Any) -> float | None:
-    """JSON has no NaN."""
-    return float(value) if np.isfinite(value) else None
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The figures as text: a line per group, then the tasks' of the first group."""
-
-    def cell(value):
-        return f"{'-' if value is None else format(value, '.4g'):>12}"
-
-    columns = ("directional", "unbiased_directional", "magnitude", "unbiased_magnitude")
-    columns += ("mean_cosine", "reference_directional", "reference_magnitude")
-    width = max(len(name) for name in (*result["groups"], *result["tasks"]))
-    lines = [
-        f"step {result.get('step', '-')}: {result['examples']} examples a task in pieces of "
-        f"{result['piece']}" + (f", sketches of {w}" if (w := result["sketch_width"]) else ""),
-        " " * width + "".join(f"{name.replace('reference', 'ref')[:21]:>22}" for name in columns),
-    ]
-    for group, figures in result["groups"].items():
-        cells = "".join(f"{cell(figures[name]):>22}" for name in columns)
-        lines.append(f"{group:{width}}{cells}")
-    group, figures = next(iter(result["groups"].items()))
-    lines += ["", f"{group:{width}}" + "".join(f"{n:>12}" for n in ("loss", "norm", "noise scale"))]
-    for task in result["tasks"]:
-        values = (result["loss"][task], figures["norms"][task], figures["noise_scale"][task])
-        lines.append(f"{task:{width}}" + "".join(map(cell, values)))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -124,6 +125,13 @@ class Layout:
             for name, value in part.items()
         }
 
+    def columns(self, shape: tuple[int, ...]) -> NamedSharding:
+        """Of rows `[row, *shape]`: each split over all devices along an axis that allows it."""
+        axes = (*EXAMPLES, MODEL)
+        fits = [axis for axis, size in enumerate(shape) if size % self.mesh.size == 0]
+        spec = [axes if axis in fits[:1] else None for axis in range(len(shape))]
+        return NamedSharding(self.mesh, PartitionSpec(None, *spec))
+
     def gather(self, tree: Any) -> Any:
         """Whole copies on a device of this process, for what each process computes by itself."""
         whole = jax.device_put(tree, self.everywhere)
@@ -133,6 +141,35 @@ class Layout:
 def _bounds(index: tuple[slice, ...], size: tuple[int, ...]) -> list[tuple[int, int]]:
     """(start, stop) along each axis of an array."""
     return [axis.indices(length)[:2] for axis, length in zip(index, size, strict=True)]
+
+
+def placed_batches(
+    read: Callable[..., Iterator[Mapping[str, np.ndarray]]],
+    layout: Layout | None,
+    num_tasks: int,
+    batch_size: int,
+) -> Iterator[dict[str, Array]]:
+    """Batches `[task, batch, …]` on the devices; each process reads its share of the examples.
+
+    Args:
+      read: gives whole batches, and with an argument `share` the process's part of them.
+      layout: of the devices; None: one.
+      num_tasks: K.
+      batch_size: examples per task.
+
+    Raises:
+      ValueError: examples that can't be spread over the devices.
+    """
+    if layout is None:
+        return map(functools.partial(jax.tree.map, jnp.asarray), read())
+    devices = layout.mesh.shape[DATA]
+    if batch_size % devices:
+        raise ValueError(
+            f"{batch_size} examples of a task can't be spread over the {devices} devices that "
+            f"share it: set BATCH_SIZE or measure.Settings.piece to a multiple of {devices}"
+        )
+    place = functools.partial(layout.place, num_tasks=num_tasks, batch_size=batch_size)
+    return map(place, read(share=layout.share(num_tasks, batch_size)))
 
 
 def layout(

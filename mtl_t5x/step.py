@@ -53,6 +53,22 @@ def adamw(
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), update)
 
 
+def adam_scale(opt_state: optax.OptState) -> gradients.Params:
+    """1 / (sqrt(v) + eps) for every parameter, from the state of `step.adamw`."""
+    moments = optax.tree.get(opt_state, "nu")
+    hyperparams = optax.tree.get(opt_state, "hyperparams")
+    if moments is None or hyperparams is None:
+        raise ValueError("the optimizer has no second moments: update directions need step.adamw")
+    (adam,) = [leaf for leaf in jax.tree.leaves(opt_state, is_leaf=_is_adam) if _is_adam(leaf)]
+    correction = 1 - hyperparams["b2"] ** jnp.maximum(adam.count, 1)
+    eps = hyperparams["eps"]
+    return jax.tree.map(lambda v: 1 / (jnp.sqrt(v / correction) + eps), moments)
+
+
+def _is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
 @functools.partial(jax.jit, static_argnames=("model", "optimizer", "layout"))
 def init_state(
     key: Array,

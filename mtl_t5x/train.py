@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import orbax.checkpoint as ocp
@@ -156,14 +155,8 @@ def train(
         start_step=start,
         with_heads=with_heads,
     )
-    if layout is None:
-        batches = read()
-        place_batch = functools.partial(jax.tree.map, jnp.asarray)
-    else:
-        size = (len(trained), batch_size)
-        batches = read(share=layout.share(*size))
-        place_batch = functools.partial(layout.place, num_tasks=size[0], batch_size=size[1])
-    # Each process evaluates and measures by itself; one alone lets all of its devices do it.
+    batches = sharding.placed_batches(read, layout, len(trained), batch_size)
+    # Each process evaluates by itself; one alone lets all of its devices do it.
     whole = layout.gather if jax.process_count() > 1 else lambda params: params
 
     def evaluate_split(split: str, done: int) -> evaluate.Metrics:
@@ -184,12 +177,13 @@ def train(
     def measure_point(current: int) -> None:
         with limits.stage("measurement"):
             point = measure.of_tasks(
-                whole(state.params),
+                state.params,
                 trained,
                 model=model,
                 feature_lengths=task_feature_lengths,
                 seed=random_seed,
                 settings=fixed_point,
+                layout=layout,
             )
         path = epath.Path(model_dir) / f"conflict_{current}.json"
         measure.write({"step": current, **point}, path)
@@ -204,7 +198,7 @@ def train(
             if fixed_point.period and current % fixed_point.period == 0:
                 measure_point(current)
             with limits.stage("data" if current > start else "start"):
-                batch = place_batch(next(batches))
+                batch = next(batches)
             with limits.stage("step" if measured in compiled else "compile"):
                 state, metrics = step.train_step(
                     state,

@@ -22,10 +22,11 @@ import optax
 import random_t5
 from flax.traverse_util import flatten_dict
 
-from mtl_t5x import checkpoints, gradients, heads, hlo, sharding, step
+from mtl_t5x import checkpoints, gradients, heads, hlo, measure, sharding, step
 from mtl_t5x.models import architectures
 
 STEPS = 10
+TASKS = tuple("abcdefgh")
 KEY = jax.random.key(1)
 CONFIG = dataclasses.replace(random_t5.CONFIG, num_encoder_layers=1, num_decoder_layers=1)
 ADAMW = step.adamw(1e-2, 2, 20)
@@ -173,6 +174,23 @@ def restore(folder: pathlib.Path) -> dict[str, bool]:
     return equal
 
 
+def fixed_points() -> dict[str, dict]:
+    """`measure.at` of two pieces, by mesh and kind."""
+    points = {}
+    meshes = {"one device": None, "fsdp 8": sharding.Mesh(fsdp=True), "4 x 2": sharding.Mesh(4, 2)}
+    for name, mesh in meshes.items():
+        state, batch, layout = on_mesh(TEXT, a_batch(8), mesh)
+        turned = {feature: value[:, ::-1] for feature, value in a_batch(8).items()}
+        turned["encoder_input_tokens"] = np.roll(turned["encoder_input_tokens"], 1, axis=0)
+        pieces = [batch, turned if layout is None else layout.place(turned, 8, 8)]
+        for kind, width in (("exact", None), ("sketched", 512)):
+            settings = measure.Settings(examples=16, piece=8, sketch_width=width)
+            points[f"{name}, {kind}"] = measure.at(
+                state.params, pieces, model=TEXT, tasks=TASKS, settings=settings, layout=layout
+            )
+    return points
+
+
 def main(folder: pathlib.Path, wide: bool) -> None:
     facts = {"shards": {}, "compilations": {}}
     for kind, runs in (WIDE if wide else RUNS).items():
@@ -192,6 +210,7 @@ def main(folder: pathlib.Path, wide: bool) -> None:
     facts["traffic"] = traffic(sharding.Mesh(fsdp=wide), 8)
     if not wide:
         facts["restored"] = restore(folder)
+        (folder / "points.json").write_text(json.dumps(fixed_points()))
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

@@ -15,7 +15,7 @@ LAYERS = (
     ("hlo", "grouping", "interruption", "manifest", "paths", "running", "watchdog"),
     ("models.layers",),
     ("models.t5",),
-    ("gradients", "models.architectures", "pretrained"),
+    ("gradients", "measure_figures", "models.architectures", "pretrained"),
     ("accumulation",),
     ("task_parallel",),
     ("data", "decoding", "step", "checkpoints", "run_log"),

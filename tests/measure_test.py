@@ -120,7 +120,7 @@ def test_adam_scale(params):
     expected = jax.tree.map(lambda v: 1 / (jnp.sqrt(v) + 1e-3), moments)
     clip = 5.0 / max(5.0, *(float(optax.tree.norm(gradient)) for gradient in grads))
     assert clip == 1.0, "the test's gradients are below the clip"
-    for a, b in zip(jax.tree.leaves(measure.adam_scale(opt_state)), jax.tree.leaves(expected)):
+    for a, b in zip(jax.tree.leaves(step.adam_scale(opt_state)), jax.tree.leaves(expected)):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
 

@@ -99,6 +99,26 @@ def test_measuring_sends_what_a_plain_step_sends_with_fsdp(wide):
     assert sum(sent["measuring"].values()) <= 1.05 * sum(sent["plain"].values())
 
 
+@pytest.mark.parametrize("kind", ["exact", "sketched"])
+@pytest.mark.parametrize("mesh", ["fsdp 8", "4 x 2"])
+def test_a_fixed_point_is_measured_alike(narrow, mesh, kind):
+    points = json.loads((narrow / "points.json").read_text())
+    one, several = (points[f"{name}, {kind}"] for name in ("one device", mesh))
+    np.testing.assert_allclose(*(list(p["loss"].values()) for p in (one, several)), rtol=1e-5)
+    for group, figures in one["groups"].items():
+        for name in ("cosine", "reference_directional", "reference_magnitude", "magnitude"):
+            expected = np.array(figures[name])
+            np.testing.assert_allclose(
+                several["groups"][group][name], expected, rtol=0,
+                atol=1e-5 * max(1.0, expected.max()), err_msg=f"{group}: {name}",
+            )  # fmt: skip
+        for name in ("norms", "noise_trace"):
+            expected, found = (
+                np.array(list(p["groups"][group][name].values())) for p in (one, several)
+            )
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * expected.max())
+
+
 @pytest.mark.parametrize("devices", ["4", "2 x 2", "2", "1"])
 def test_a_checkpoint_of_eight_restores_on_fewer(narrow, devices):
     assert facts(narrow)["restored"][devices]

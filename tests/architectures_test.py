@@ -1,5 +1,8 @@
 """Every architecture: losses, per-task gradients of mixed heads, and a shared start."""
 
+import dataclasses
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -39,6 +42,11 @@ def models():
     ]
 
 
+GROUPS = {"all": "(encoder|token_embedder)/.*", "encoder": gradients.ENCODER} | dict(
+    gradients.ENCODER_LAYERS
+)
+
+
 def a_batch(seed: int = 0) -> dict:
     generator = np.random.default_rng(seed)
     inputs = generator.integers(2, 41, (TASKS, BATCH, INPUTS))
@@ -64,36 +72,68 @@ def init(model, seed: int = 0):
     return nn.meta.unbox(model.init(jax.random.key(seed), a_batch()))["params"]
 
 
+@pytest.mark.parametrize("remat", [False, True], ids=["", "remat"])
 @pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
-def test_task_gradients_are_those_of_separate_passes(model):
+def test_task_gradients_are_those_of_separate_passes(model, remat):
+    """By leaf and by group; the separate passes are without rematerialisation."""
     params, batch = init(model), a_batch()
-
-    def loss_fn(params, probes):
-        return model.apply({"params": params, "probes": probes}, batch), None
-
-    pattern = "(encoder|token_embedder)/.*"
-    (_, _), total, per_task = jax.jit(
-        lambda params: gradients.per_task_gradients(loss_fn, params, TASKS, pattern)
-    )(params)
-    _, _, grams = jax.jit(
-        lambda params: gradients.gradient_and_grams(loss_fn, params, TASKS, {"all": pattern})
-    )(params)
-    one = jax.jit(jax.grad(lambda params, k: loss_fn(params, {})[0][k]))
-    separate = [flatten_dict(one(params, k), sep="/") for k in range(TASKS)]
-    rows = []
+    separate = separate_gradients(model, params, batch)
+    if remat:
+        model = model.clone(config=dataclasses.replace(CONFIG, remat=True))
+    per_task, total, grams = engine(model, params, batch)
+    products = {}
     for name, found in per_task.items():
         expected = np.stack([gradient[name] for gradient in separate])
-        scale = np.linalg.norm(expected)
-        assert np.linalg.norm(found - expected) <= 1e-5 * scale, name
-        rows.append(expected.reshape(TASKS, -1).astype(np.float64))
-    flat = np.concatenate(rows, axis=1)
-    np.testing.assert_allclose(grams["all"], flat @ flat.T, rtol=1e-5, atol=1e-5 * flat.max() ** 2)
-    summed = flatten_dict(total, sep="/")
-    for name, found in summed.items():
+        assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected), name
+        flat = expected.reshape(TASKS, -1).astype(np.float64)
+        products[name] = flat @ flat.T
+    for group, names in gradients.select(params, GROUPS).items():
+        expected = sum(products[name] for name in names)
+        lengths = np.sqrt(np.diagonal(expected))
+        error = np.abs(grams[group] - expected) / np.outer(lengths, lengths)
+        assert error.max() <= 1e-5, group
+    for name, found in flatten_dict(total, sep="/").items():
         expected = sum(gradient[name] for gradient in separate)
         # The bias of a span's pointers has no gradient but rounding.
         scale = max(np.linalg.norm(expected), 1e-2)
         assert np.linalg.norm(found - expected) <= 1e-5 * scale, name
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
+def test_bfloat16_task_gradients_are_those_of_separate_passes(model):
+    """To bfloat16's 8 bits; the engine's own Gram matrix is of its own gradients, to float32's."""
+    params, batch = init(model), a_batch()
+    model = model.clone(config=dataclasses.replace(CONFIG, dtype="bfloat16"))
+    separate = separate_gradients(model, params, batch)
+    per_task, _, grams = engine(model, params, batch)
+    products = {}
+    for name, found in per_task.items():
+        expected = np.stack([gradient[name] for gradient in separate])
+        assert np.linalg.norm(found - expected) <= 2**-6 * np.linalg.norm(expected), name
+        flat = np.asarray(found, np.float64).reshape(TASKS, -1)
+        products[name] = flat @ flat.T
+    for group, names in gradients.select(params, GROUPS).items():
+        expected = sum(products[name] for name in names)
+        lengths = np.sqrt(np.diagonal(expected))
+        assert np.all(np.abs(grams[group] - expected) <= 1e-4 * np.outer(lengths, lengths)), group
+
+
+def separate_gradients(model, params, batch) -> list[dict]:
+    """A jax.grad call per task, by parameter name."""
+    one = jax.jit(jax.grad(lambda params, k: model.apply({"params": params}, batch)[k]))
+    return [flatten_dict(one(params, k), sep="/") for k in range(TASKS)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def engine(model, params, batch):
+    """(per-task gradients by name, gradient of the sum, Gram matrix by group)."""
+
+    def loss_fn(params, probes):
+        return model.apply({"params": params, "probes": probes}, batch), None
+
+    _, _, per_task = gradients.per_task_gradients(loss_fn, params, TASKS, GROUPS["all"])
+    _, total, grams = gradients.gradient_and_grams(loss_fn, params, TASKS, GROUPS)
+    return per_task, total, grams
 
 
 def test_one_checkpoint_gives_every_architecture_one_encoder():

@@ -7,7 +7,19 @@ import pytest
 from jaxtyping import install_import_hook
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CHECKED = ("conflict", "decoding", "gradients", "losses", "probes", "step", "models")
+CHECKED = (
+    "conflict",
+    "conflict_estimates",
+    "decoding",
+    "gradients",
+    "losses",
+    "measure",
+    "measure_figures",
+    "models",
+    "probes",
+    "running",
+    "step",
+)
 
 install_import_hook([f"mtl_t5x.{module}" for module in CHECKED], "beartype.beartype")
 

@@ -7,7 +7,7 @@
 #
 # Flags that aren't among these go to `python -m mtl_t5x.main`, e.g. --gin_file=…,
 # --gin.MODEL_DIR=\"gs://BUCKET/run\". MODEL_DIR must be a bucket that every worker reaches. Where
-# saving takes long, --gin.train.train.async_checkpoints=True goes on training meanwhile.
+# saving takes long, --gin.checkpoints.Settings.asynchronous=True goes on training meanwhile.
 #   --dry-run   prints every command and runs none
 #   --delete    deletes the slice after the run, or without a FLAG at once
 #   --logs=DIR  where the workers' logs are put; runs/tpu by default

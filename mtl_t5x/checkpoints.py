@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Iterable
@@ -22,13 +23,27 @@ PREFIX = "checkpoint"
 DAMAGED = "damaged_"  # before the name of a checkpoint that was put aside
 
 
-def manager(
-    model_dir: str, *, keep: int | None = None, keep_period: int | None = None
-) -> ocp.CheckpointManager:
-    """Saves in the background; keeps the last `keep` (None: all) and each `keep_period`-th step.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """When checkpoints are written, and which stay.
 
-    What an earlier attempt didn't finish saving is deleted.
+    Attributes:
+      period: steps between checkpoints; 0: at the end only.
+      keep: how many of the last ones stay; None: all.
+      keep_period: besides these, those of steps that it divides stay; None: no others.
+      asynchronous: goes on training while a checkpoint is written. A crash then costs the steps
+        since the one before, up to twice the period; else never more than the period, and the
+        training waits for the disk.
     """
+
+    period: int = 0
+    keep: int | None = None
+    keep_period: int | None = None
+    asynchronous: bool = False
+
+
+def manager(model_dir: str, settings: Settings = Settings()) -> ocp.CheckpointManager:
+    """Saves in the background. What an earlier attempt didn't finish saving is deleted."""
     folder = paths.absolute(model_dir)
 
     def hash_files() -> None:
@@ -45,8 +60,8 @@ def manager(
                 path.rmtree()
     options = ocp.CheckpointManagerOptions(
         step_prefix=PREFIX,
-        max_to_keep=keep,
-        keep_period=keep_period,
+        max_to_keep=settings.keep,
+        keep_period=settings.keep_period,
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=hash_files),

@@ -11,9 +11,7 @@ import jax
 import optax
 import seqio
 
-from mtl_t5x import data, gradients, hlo, sharding, step
-
-ENCODER_GROUP = {"encoder": gradients.ENCODER}
+from mtl_t5x import data, hlo, measure, sharding, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +67,7 @@ def dry_run(
     tasks: Sequence[seqio.Task],
     task_feature_lengths: data.FeatureLengths,
     batch_size: int,
-    conflict_period: int,
-    conflict_groups: Mapping[str, str] = ENCODER_GROUP,
+    conflict: measure.InTraining,
     mesh: sharding.Mesh,
     microbatches: int = 1,
 ) -> dict[str, Cost]:
@@ -85,8 +82,8 @@ def dry_run(
     """
     devices = _devices(mesh)
     names = data.short_names(data.with_split(tasks, "train"))
-    kinds = {"plain": (), "measuring": tuple(conflict_groups.items())}
-    if not conflict_period:
+    kinds = {"plain": (), "measuring": tuple(conflict.groups.items())}
+    if not conflict.period:
         del kinds["measuring"]
     example = data.empty_batch(names, task_feature_lengths)
     layout = None

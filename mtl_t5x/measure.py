@@ -86,6 +86,27 @@ class Settings:
         return gradients.select(params, groups)
 
 
+@dataclasses.dataclass(frozen=True)
+class InTraining:
+    """What of the conflict is measured while a model trains.
+
+    Attributes:
+      period: every such step is measured, from 0 on; 0: none.
+      groups: a group's name to the expression of its parameters' names, as for `gradients.select`.
+      unbiased_window: over how many measured steps the unbiased figures run (see `Running`); 0:
+        none, and the halves of the batches aren't told apart.
+      fixed_point: how, and at which steps, the conflict is measured on many examples, dropout off;
+        each time leaves a file `conflict_<step>.json`. None: never.
+    """
+
+    period: int
+    groups: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: {"encoder": gradients.ENCODER}
+    )
+    unbiased_window: int = 0
+    fixed_point: Settings | None = None
+
+
 def measure(
     *,
     model_dir: str,

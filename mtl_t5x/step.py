@@ -185,7 +185,7 @@ def _check_halves(batch: Batch, layout: sharding.Layout | None, microbatches: in
     if microbatches > 1 or layout is not None:
         raise ValueError(
             "unbiased figures need each task's batch whole: set MICROBATCHES to 1 and compute on "
-            "one device, or set train.train.unbiased_window to 0"
+            "one device, or set measure.InTraining.unbiased_window to 0"
         )
 
 

@@ -38,8 +38,6 @@ from mtl_t5x.running import Running
 
 logger = logging.getLogger(__name__)
 
-ENCODER_GROUP = {"encoder": gradients.ENCODER}
-NO_FIXED_POINT = measure.Settings(period=0)
 ALL_DEVICES = sharding.Mesh()
 LIMITS = watchdog.Limits()
 
@@ -55,19 +53,13 @@ def train(
     train_steps: int,
     random_seed: int,
     eval_period: int,
-    checkpoint_period: int,
-    conflict_period: int,
     log_period: int,
+    saving: checkpoints.Settings,
+    conflict: measure.InTraining,
     eval_batch_size: int,
     evaluated_as: Mapping[str, str],
     search: decoding.Search,
-    keep_checkpoints: int | None = None,
-    keep_period: int | None = None,
-    async_checkpoints: bool = False,
     initial_checkpoint_path: str | None = None,
-    conflict_groups: Mapping[str, str] = ENCODER_GROUP,
-    unbiased_window: int = 0,
-    fixed_point: measure.Settings = NO_FIXED_POINT,
     mesh: sharding.Mesh = ALL_DEVICES,
     microbatches: int = 1,
     log_examples: bool = False,
@@ -88,23 +80,13 @@ def train(
       train_steps: updates in all.
       random_seed: of parameters, data order and dropout.
       eval_period: steps between evaluations of the dev split; 0: at the end only.
-      checkpoint_period: steps between checkpoints; 0: at the end only.
-      conflict_period: the conflict is measured at every such step, from 0 on; 0: never.
       log_period: steps between lines of `metrics.jsonl`; measured steps are logged always.
+      saving: when checkpoints are written, and which stay.
+      conflict: when the tasks' conflict is measured, and where.
       eval_batch_size: examples decoded at once.
       evaluated_as: whose head or decoder answers a task that is only evaluated, by task name.
       search: how answers are decoded.
-      keep_checkpoints: how many checkpoints stay; None: all.
-      keep_period: besides these, those of steps that it divides stay; None: no others.
-      async_checkpoints: goes on training while a checkpoint is written. A crash then costs the
-        steps since the one before, up to twice `checkpoint_period`; else never more than that
-        period, and the training waits for the disk.
       initial_checkpoint_path: a checkpoint of ours, or a pretrained T5 1.1 of Hugging Face or T5X.
-      conflict_groups: a group's name to the expression of its parameters' names.
-      unbiased_window: over how many measured steps the unbiased figures run (see `Running`); 0:
-        none, and the halves of the batches aren't told apart.
-      fixed_point: how, and at which steps, the conflict is measured on many examples, dropout off;
-        each time leaves a file `conflict_<step>.json`.
       mesh: how the devices share the work, where there are several.
       microbatches: pieces that a step's examples are computed in, one after the other.
       log_examples: writes `examples.jsonl`, which examples each step saw.
@@ -129,7 +111,7 @@ def train(
         counts = data.check(trained, names, "train", task_feature_lengths, batch_size)
         if with_heads:
             _count_spans(trained, counts, task_feature_lengths)
-    manager = checkpoints.manager(model_dir, keep=keep_checkpoints, keep_period=keep_period)
+    manager = checkpoints.manager(model_dir, saving)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
     with limits.stage("restore"):
         state, layout = _set_up(
@@ -142,8 +124,8 @@ def train(
             optimizer=optimizer,
             mesh=mesh,
         )
-    gradients.select(state.params, conflict_groups)
-    groups = tuple(conflict_groups.items())
+    gradients.select(state.params, conflict.groups)
+    groups = tuple(conflict.groups.items())
     _describe(model_dir, state.params)
     start = int(state.step)
     read = functools.partial(
@@ -182,20 +164,21 @@ def train(
                 model=model,
                 feature_lengths=task_feature_lengths,
                 seed=random_seed,
-                settings=fixed_point,
+                settings=conflict.fixed_point,
                 layout=layout,
             )
         path = epath.Path(model_dir) / f"conflict_{current}.json"
         measure.write({"step": current, **point}, path)
 
-    running = Running(names, unbiased_window, batch_size) if unbiased_window else None
+    window = conflict.unbiased_window
+    running = Running(names, window, batch_size) if window else None
     log = RunLog(model_dir, names, len(names) * batch_size, start, train_steps, running)
     example_log = ExampleLog(model_dir, names, start) if log_examples else contextlib.nullcontext()
     compiled = set()
     with manager, log, example_log, interruption.Watch() as watch:
         for current in range(start, train_steps):
-            measured = conflict_period > 0 and current % conflict_period == 0
-            if fixed_point.period and current % fixed_point.period == 0:
+            measured = _due(current, conflict.period)
+            if conflict.fixed_point is not None and _due(current, conflict.fixed_point.period):
                 measure_point(current)
             with limits.stage("data" if current > start else "start"):
                 batch = next(batches)
@@ -205,7 +188,7 @@ def train(
                     batch,
                     dropout_key,
                     groups=groups if measured else (),
-                    halves=measured and unbiased_window > 0,
+                    halves=measured and window > 0,
                     layout=layout,
                     microbatches=microbatches,
                 )
@@ -216,14 +199,14 @@ def train(
             done = current + 1
             checkpoints.check(manager)
             stopped = watch.requested(done) and done < train_steps
-            if _due(done, checkpoint_period) or done == train_steps or stopped:
+            if _due(done, saving.period) or done == train_steps or stopped:
                 with limits.stage("save"):
                     log.check(state.params)  # what isn't finite never becomes a checkpoint
                     log.flush()
                     if log_examples:
                         example_log.flush()
                     checkpoints.save(manager, state)
-                    if stopped or not async_checkpoints:
+                    if stopped or not saving.asynchronous:
                         checkpoints.finish(manager)
             if stopped:
                 logger.warning("told to stop: saved after step %d; start again to go on", done)
@@ -242,8 +225,8 @@ def train(
     )
 
 
-def _due(done: int, period: int) -> bool:
-    return period > 0 and done % period == 0
+def _due(step: int, period: int) -> bool:
+    return period > 0 and step % period == 0
 
 
 def _set_up(

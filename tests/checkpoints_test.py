@@ -31,7 +31,7 @@ def test_the_newest_comes_back_bit_for_bit(tmp_path):
 
 
 def test_old_ones_go(tmp_path):
-    manager = checkpoints.manager(str(tmp_path), keep=2, keep_period=20)
+    manager = checkpoints.manager(str(tmp_path), checkpoints.Settings(keep=2, keep_period=20))
     for step in range(10, 60, 10):
         checkpoints.save(manager, a_state(1.0, step))
     manager.wait_until_finished()

@@ -175,8 +175,8 @@ def test_command_on_a_runs_folder(tmp_path, capsys):
         "LOG_PERIOD = 1",
         "step.adamw.warmup_steps = 1",
         "measure.Settings.examples = 32",
-        "train.train.unbiased_window = 3",
-        "train.train.fixed_point = @measure.Settings()",
+        "measure.InTraining.unbiased_window = 3",
+        "measure.InTraining.fixed_point = @measure.Settings()",
         "measure.Settings.period = 2",
     ]
     main.run([EXAMPLE], bindings)

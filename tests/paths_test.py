@@ -140,8 +140,8 @@ def bindings(folder, **macros):
         "VOCABULARY_PATH": "gs://bucket/words.model",
         "TRAIN_STEPS": 12, "BATCH_SIZE": 4, "LOG_PERIOD": 1, "CHECKPOINT_PERIOD": 5,
         "CONFLICT_PERIOD": 4, "measure.Settings.examples": 32, "step.adamw.warmup_steps": 2,
-        "train.train.log_examples": True, "train.train.keep_checkpoints": 2,
-        "train.train.keep_period": 10,
+        "train.train.log_examples": True, "checkpoints.Settings.keep": 2,
+        "checkpoints.Settings.keep_period": 10,
         **macros,
     }
     return [f"{name}={value!r}" for name, value in values.items()]

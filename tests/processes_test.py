@@ -83,7 +83,7 @@ def test_two_processes_that_share_a_tasks_examples_and_the_parameters(tmp_path):
     flags = (
         f"--gin.MIXTURE_OR_TASK_NAME={[f'{name}.default.semantic' for name in names]}",
         "--gin.sharding.Mesh.fsdp=True",
-        "--gin.train.train.fixed_point=@measure.Settings()",
+        "--gin.measure.InTraining.fixed_point=@measure.Settings()",
         "--gin.measure.Settings.period=8",
         "--gin.measure.Settings.examples=32",
         "--gin.EVAL_PERIOD=8",
@@ -109,7 +109,7 @@ def test_sigterm_to_one_stops_both_after_the_same_step(together, tmp_path):
 
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_both(tmp_path):
-    processes = start_two(tmp_path, of_second=("--gin.train.train.unbiased_window=3",))
+    processes = start_two(tmp_path, of_second=("--gin.measure.InTraining.unbiased_window=3",))
     assert all(process.wait(150) != 0 for process in processes)
     assert "unbiased figures need each task's batch whole" in output(tmp_path, 1)
     assert "most recent call first" in output(tmp_path, 0)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from mtl_t5x import checkpoints, data, decoding, main, run_log, step, train
+from mtl_t5x import checkpoints, data, decoding, main, measure, run_log, step, train
 from mtl_t5x.models import architectures, t5
 from mtl_t5x.tasks import glue, vocabularies
 
@@ -131,7 +131,7 @@ def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path):
         with pytest.raises(StoppedError):
             main.run([EXAMPLE], bindings(tmp_path))
     assert not (tmp_path / "results.json").exists()
-    main.run([EXAMPLE], [*bindings(tmp_path), "train.train.async_checkpoints=True"])
+    main.run([EXAMPLE], [*bindings(tmp_path), "checkpoints.Settings.asynchronous=True"])
     for a, b in zip(
         jax.tree.leaves(parameters(folder, 12)), jax.tree.leaves(parameters(tmp_path, 12))
     ):
@@ -205,9 +205,9 @@ def test_a_loss_that_is_not_a_number(tmp_path):
             train_steps=30,
             random_seed=seed,
             eval_period=0,
-            checkpoint_period=1,
-            conflict_period=0,
             log_period=100,
+            saving=checkpoints.Settings(period=1),
+            conflict=measure.InTraining(period=0),
             eval_batch_size=4,
             evaluated_as={},
             search=decoding.Search(),
@@ -224,6 +224,7 @@ def test_a_mixture_without_train_split():
         train.train(
             model_dir="unused", model=None, optimizer=None, tasks=only_test,
             task_feature_lengths=LENGTHS, batch_size=4, train_steps=1, random_seed=0,
-            eval_period=0, checkpoint_period=0, conflict_period=0, log_period=1, eval_batch_size=4,
-            evaluated_as={}, search=decoding.Search(),
+            eval_period=0, log_period=1, saving=checkpoints.Settings(),
+            conflict=measure.InTraining(period=0), eval_batch_size=4, evaluated_as={},
+            search=decoding.Search(),
         )  # fmt: skip

@@ -114,6 +114,6 @@ def test_a_hang_in_each_stage_of_a_run(stage, tmp_path):
         f"watchdog.Limits.{stage}": 2,
     }
     settings = [f"{name}={value!r}" for name, value in bindings.items()]
-    settings.append("train.train.fixed_point=@measure.Settings()")
+    settings.append("measure.InTraining.fixed_point=@measure.Settings()")
     module, name, good = HANGS[stage]
     assert_found(run(IN_A_RUN, module, name, str(good), *settings), stage)

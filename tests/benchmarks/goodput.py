@@ -96,8 +96,8 @@ def run(size: str, way: str, tasks: int, batch: int, steps: int, period: int) ->
             "CONFLICT_PERIOD": 0,
             "t5.T5Config.dtype": "float32",
             "step.adamw.warmup_steps": 1,
-            "train.train.async_checkpoints": way == "async",
-            "train.train.keep_checkpoints": 1,
+            "checkpoints.Settings.asynchronous": way == "async",
+            "checkpoints.Settings.keep": 1,
         }
         gin_file = f"gin/examples/{size}_glue_text_to_text.gin"
         main.run([gin_file], [f"{name}={value!r}" for name, value in bindings.items()])

@@ -41,7 +41,7 @@ def command(folder: pathlib.Path, steps: int) -> list[str]:
         "DROPOUT_RATE": 0.1,
         "step.adamw.warmup_steps": 2,
         "train.train.log_examples": True,
-        "train.train.keep_checkpoints": 3,
+        "checkpoints.Settings.keep": 3,
         # A wide table makes the state large, and so a save as long as the steps between two.
         "t5.T5Config.vocab_size": 16384,
     }

@@ -7,6 +7,7 @@ that is there has one. What orbax writes with the name (the time, and that it di
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import json
 from collections.abc import Iterator
@@ -24,9 +25,12 @@ def write(folder: epath.Path, *, committed: bool) -> None:
     """Lists every file below `folder` that isn't listed yet; `committed`: it has its final name."""
     files = json.loads((folder / FILE).read_text())["files"] if exists(folder) else {}
     skipped = files if committed else (*files, _LATER)
-    new = {name: _hashed(path) for name, path in _files(folder) if name not in skipped}
+    new = {name: path for name, path in _files(folder) if name not in skipped}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        hashes = pool.map(_hashed, new.values())
+        files |= dict(zip(new, hashes, strict=True))
     temporary = folder / _NEW
-    temporary.write_text(_text(files | new))
+    temporary.write_text(_text(files))
     temporary.replace(folder / FILE)
 
 

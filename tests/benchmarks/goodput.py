@@ -1,6 +1,6 @@
 """What saving costs: useful step time over wall time, with a save every 50 steps.
 
-python tests/benchmarks/goodput.py [--size=small] [--tasks=8] [--batch=1] [--steps=100]
+python tests/benchmarks/goodput.py [--size=small] [--tasks=8] [--batch=2] [--steps=100]
     [--period=50] [--ways=waiting,async]
 
 Trains a T5 1.1 as `train.train` does, from gin, on the embedded benchmark. Wall time is that of the
@@ -117,7 +117,7 @@ def _main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("mini", "small"), default="small")
     parser.add_argument("--tasks", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=1, help="examples per task")
+    parser.add_argument("--batch", type=int, default=2, help="examples per task")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--period", type=int, default=50, help="steps between saves")
     parser.add_argument("--ways", default="waiting,async")

@@ -66,8 +66,8 @@ def gradient_and_grams(
     for name in measured:
         if TASK in specs[name]:
             raise ValueError(
-                f"measure.InTraining.groups: every task has its own {name}, so there is no conflict "
-                "in it; let the group's expression leave it out"
+                f"measure.InTraining.groups: every task has its own {name}, so there is no "
+                "conflict in it; let the group's expression leave it out"
             )
 
     def local(params, batch, key):

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -141,22 +141,16 @@ def train(
     groups = tuple(conflict_groups.items())
     _describe(model_dir, state.params)
     start = int(state.step)
-    read = functools.partial(
-        data.train_batches,
+    share, place_batch = _placement(layout, len(trained), batch_size)
+    batches = data.train_batches(
         trained,
         task_feature_lengths,
         batch_size,
         seed=random_seed,
         start_step=start,
         with_heads=with_heads,
+        share=share,
     )
-    if layout is None:
-        batches = read()
-        place_batch = functools.partial(jax.tree.map, jnp.asarray)
-    else:
-        size = (len(trained), batch_size)
-        batches = read(share=layout.share(*size))
-        place_batch = functools.partial(layout.place, num_tasks=size[0], batch_size=size[1])
     # Each process evaluates and measures by itself; one alone lets all of its devices do it.
     whole = layout.gather if jax.process_count() > 1 else lambda params: params
 
@@ -263,6 +257,16 @@ def _set_up(
     if layout is not None:
         state = jax.device_put(state, layout.shardings(state))
     return state, layout
+
+
+def _placement(
+    layout: sharding.Layout | None, num_tasks: int, batch_size: int
+) -> tuple[data.Share, Callable[[dict[str, np.ndarray]], step.Batch]]:
+    """(what this process reads of every batch, how that gets to its devices)."""
+    if layout is None:
+        return data.WHOLE, functools.partial(jax.tree.map, jnp.asarray)
+    place = functools.partial(layout.place, num_tasks=num_tasks, batch_size=batch_size)
+    return layout.share(num_tasks, batch_size), place
 
 
 def _start(

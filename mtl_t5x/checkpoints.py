@@ -134,9 +134,20 @@ def restore_latest(checkpoints: ocp.CheckpointManager, state: TrainState) -> Tra
         return None
     if step != steps[0]:
         _put_aside(checkpoints, [newer for newer in steps if newer > step])
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _tree(state))
+    abstract = _abstract(_tree(state))
     args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
     return state.replace(**checkpoints.restore(step, args=args)["state"])
+
+
+def _abstract(tree: Any) -> Any:
+    """Shapes, types and places; what has no place comes whole to a device of this process."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
+        ),
+        tree,
+    )
 
 
 def _newest_good(folder: epath.Path, steps: Iterable[int]) -> int | None:
@@ -190,7 +201,7 @@ def restore_params(path: str, params: Any) -> tuple[Any, int]:
 
 
 def _restore_params(folder: epath.Path, step: int, params: Any) -> tuple[Any, int]:
-    abstract = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, params)}
+    abstract = {"params": _abstract(params)}
     restore = ocp.args.PyTreeRestore(
         abstract,
         restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),

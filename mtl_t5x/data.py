@@ -22,6 +22,8 @@ from mtl_t5x import heads, lookup
 logger = logging.getLogger(__name__)
 
 FeatureLengths = Mapping[str, int]
+Share = tuple[slice, slice]  # of a batch's tasks, and of each one's examples
+WHOLE: Share = (slice(None), slice(None))
 
 
 def find_tasks(
@@ -188,7 +190,7 @@ def train_batches(
     seed: int,
     start_step: int = 0,
     with_heads: bool = False,
-    share: tuple[slice, slice] = (slice(None), slice(None)),
+    share: Share = WHOLE,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches of every task, `[task, batch, length]`, under SeqIO's encoder-decoder names.
 

@@ -9,11 +9,13 @@ optimizer state are split over `data` too. As far as their number allows the tas
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import functools
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax._src import distributed  # the coordinator's client, which has no public name
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
@@ -235,6 +238,7 @@ def _spec(leaf: Any, rules: Mapping[str, tuple[str, ...]], shape: Mapping[str, i
 # A process that says nothing for so long is lost: all others name it and leave. One that has failed
 # waits so long for the others, which may wait for it, before all leave.
 TIMEOUTS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
+SILENT_SECONDS = 20  # before JAX ends the process
 
 
 def start_distributed(
@@ -266,6 +270,40 @@ def start_distributed(
         "process %d of %d, %d of %d devices",
         jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count(),
     )  # fmt: skip
+    _watch_coordinator()
+
+
+def _watch_coordinator() -> None:
+    """Says when process 0, which tells the others who is lost, is lost itself.
+
+    JAX then ends this process, but where process 0 hangs it only says that a deadline has passed.
+    """
+    client = distributed.global_state.client
+    key, ended = "mtl_t5x/coordinator", threading.Event()
+    if jax.process_index() == 0:
+        client.key_value_set(key, "here")
+        return
+
+    def ask() -> None:
+        while not ended.wait(5):
+            try:
+                client.blocking_key_value_get(key, SILENT_SECONDS * 1000)
+            except jax.errors.JaxRuntimeError as error:
+                if "DEADLINE_EXCEEDED" not in str(error):  # JAX has heard more, and says it
+                    return
+                logger.error(
+                    "process 0 of %d, the coordinator, is lost: no answer for %d s",
+                    jax.process_count(), SILENT_SECONDS,
+                )  # fmt: skip
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+
+    def end() -> None:
+        ended.set()
+        asking.join()
+
+    atexit.register(end)
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:

@@ -1,5 +1,6 @@
 """Several processes that train together, started as a user does, over loopback on the CPU."""
 
+import json
 import pathlib
 import re
 import signal
@@ -13,21 +14,30 @@ from interruption_test import faults
 
 from mtl_t5x import interruption
 
+pytestmark = pytest.mark.slow
+
 STEPS = 16
 BOTH = (0, 1)
 TWO_DEVICES = "--xla_force_host_platform_device_count=2"
-# How JAX's coordination service, which numbers the processes as we do, names one that is lost.
-NAMES = {0: "the leader task was preempted/died", 1: r"heartbeats\):\s1\b|Task 1 heartbeat timeout"}
+# How one that is lost is named; JAX's coordination service numbers the processes as we do.
+NAMES = {
+    0: "process 0 of 2, the coordinator, is lost|the leader task was preempted/died",
+    1: r"heartbeats\):\s1\b|Task 1 heartbeat timeout",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def start_two(
     folder: pathlib.Path, *flags: str, of_second: tuple[str, ...] = ()
 ) -> list[subprocess.Popen]:
     """Two processes with the same flags; the second one may have more."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    flags = (f"--coordinator_address={address}", "--num_processes=2", *flags)
+    address = f"--coordinator_address=127.0.0.1:{free_port()}"
+    flags = (address, "--num_processes=2", *flags)
     own = (("--process_id=0",), ("--process_id=1", *of_second))
     return [faults.start(folder, STEPS, *flags, *own[i], messages=f"output_{i}.txt") for i in BOTH]
 
@@ -77,7 +87,18 @@ def test_two_processes_are_equal_to_one(together, tmp_path):
     assert len(list(together.glob("events.out.tfevents*"))) == 1, "the first process writes"
 
 
-@pytest.mark.slow
+def test_any_number_of_processes_evaluates_a_run_again(together):
+    def results():
+        read = json.loads((together / "results.json").read_text())
+        return read["dev"], read["test"]
+
+    before = results()
+    run_two(together, "--run_mode=eval")
+    assert results() == before
+    assert faults.start(together, STEPS, "--run_mode=eval").wait(240) == 0
+    assert results() == before
+
+
 def test_two_processes_that_share_a_tasks_examples_and_the_parameters(tmp_path):
     names = ["glue_cola", "glue_rte", "glue_stsb"]  # three can't be shared by two
     flags = (
@@ -95,7 +116,25 @@ def test_two_processes_that_share_a_tasks_examples_and_the_parameters(tmp_path):
     assert (one / "conflict_8.json").exists() and (two / "conflict_8.json").exists()
 
 
-@pytest.mark.slow
+def test_slurm_tells_each_process_which_it_is(tmp_path):
+    environment = {
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": "127.0.0.1",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NTASKS": "2",
+        "JAX_COORDINATOR_PORT": str(free_port()),
+    }
+    processes = [
+        faults.start(
+            tmp_path, 4, messages=f"output_{i}.txt",
+            SLURM_PROCID=str(i), SLURM_LOCALID=str(i), **environment,
+        )
+        for i in BOTH
+    ]  # fmt: skip
+    assert [process.wait(120) for process in processes] == [0, 0], output(tmp_path, 0)[-3000:]
+    assert all(f"process {i} of 2" in output(tmp_path, i) for i in BOTH)
+
+
 def test_sigterm_to_one_stops_both_after_the_same_step(together, tmp_path):
     processes = start_two(tmp_path)
     assert faults.wait_for_steps(processes[0], tmp_path, 4), output(tmp_path, 0)[-3000:]
@@ -107,7 +146,6 @@ def test_sigterm_to_one_stops_both_after_the_same_step(together, tmp_path):
     assert faults.end_state(together, STEPS) == faults.end_state(tmp_path, STEPS)
 
 
-@pytest.mark.slow
 def test_an_error_in_one_process_ends_both(tmp_path):
     processes = start_two(tmp_path, of_second=("--gin.measure.InTraining.unbiased_window=3",))
     assert all(process.wait(150) != 0 for process in processes)
@@ -115,9 +153,8 @@ def test_an_error_in_one_process_ends_both(tmp_path):
     assert "most recent call first" in output(tmp_path, 0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lost", BOTH)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_lost_process_is_named_and_the_restart_is_bit_equal(together, lost, how, tmp_path):
     processes = start_two(tmp_path)
     assert faults.wait_for_steps(processes[0], tmp_path, 12), output(tmp_path, 0)[-3000:]

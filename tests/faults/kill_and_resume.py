@@ -127,14 +127,17 @@ def whole_checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
 def end_state(folder: pathlib.Path, steps: int) -> tuple:
     """Everything that must be equal: the arrays' bytes, the logs without times, the results."""
     import jax
+    import numpy as np
     import orbax.checkpoint as ocp
 
-    restored = ocp.PyTreeCheckpointer().restore(folder / f"checkpoint_{steps}" / "state")
+    path = folder / f"checkpoint_{steps}" / "state"
+    stored = dict(ocp.PyTreeCheckpointHandler().metadata(path))
+    # Whatever processes and devices the run had.
+    args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+    restored = ocp.PyTreeCheckpointer().restore(path, restore_args=args)
     arrays = {
-        jax.tree_util.keystr(path): leaf.tobytes()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(
-            jax.tree.map(lambda leaf: jax.numpy.asarray(leaf), restored)
-        )
+        jax.tree_util.keystr(key): np.asarray(leaf).tobytes()
+        for key, leaf in jax.tree_util.tree_leaves_with_path(restored)
     }
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in metrics:

@@ -1,6 +1,7 @@
 """Ways to the Gram matrix of the task gradients: time and temporary memory over a plain step's.
 
 python tests/benchmarks/conflict.py [--sizes=mini,small] [--tasks=2,4,8,16] [--batch=4]
+    [--no_reference]
 
 A step here is losses, summed gradient and Gram matrix of the encoder, without an optimizer: that is
 the same for all. Run in turn, in one process:
@@ -181,7 +182,9 @@ def torch_ways(size: str, batch):
     return ways
 
 
-def measure(size: str, tasks: int, examples: int, rounds: int, budget: float) -> dict[str, float]:
+def measure(
+    size: str, tasks: int, examples: int, rounds: int, budget: float, reference: bool
+) -> dict[str, float]:
     """Every ratio by name; prints the table's lines."""
     params = workbench.new_state(size).params
     batch = jax.device_put(workbench.random_batch(size, tasks, examples))
@@ -191,29 +194,27 @@ def measure(size: str, tasks: int, examples: int, rounds: int, budget: float) ->
         for name, way in compiled.items()
     }
     seconds = workbench.interleaved(runs, rounds, budget / 2)
-    # Apart, so that a slow neighbour doesn't come before a plain step.
-    against = {"measuring": runs["measuring"], **torch_ways(size, batch)}
-    torch_seconds = workbench.interleaved(against, rounds, budget / 2) if len(against) > 1 else {}
     memory = {name: workbench.temporary_mebibytes(way) for name, way in compiled.items()}
     ratios = {}
     for name, taken in seconds.items():
         ratio = workbench.median_ratio(taken, seconds["plain"])
-        line = f"{size:6}{tasks:4}  {name:15}{np.median(taken) * 1e3:10.1f} ms{ratio:8.3f}"
+        share = memory[name] / memory["plain"]
+        print(f"{size:6}{tasks:4}  {name:15}{np.median(taken) * 1e3:10.1f} ms{ratio:8.3f}"
+              f"{memory[name]:10.1f} MiB{share:8.3f}{len(taken):6} rounds", flush=True)  # fmt: skip
         if name != "plain":
             ratios[f"{name}_over_plain"] = round(ratio, 4)
-        if name in memory:
-            share = memory[name] / memory["plain"]
-            line += f"{memory[name]:10.1f} MiB{share:8.3f}"
             key = "memory_over_plain" if name == "measuring" else f"{name}_memory_over_plain"
-            if name != "plain":
-                ratios[key] = round(share, 4)
-        print(line, flush=True)
-    measuring = torch_seconds.pop("measuring", None)
-    for name, taken in torch_seconds.items():
-        ratio = workbench.median_ratio(measuring, taken)
+            ratios[key] = round(share, 4)
+    # Apart, so that a slow neighbour doesn't come before a plain step.
+    against = torch_ways(size, batch) if reference else {}
+    if not against:
+        return ratios
+    seconds = workbench.interleaved({"measuring": runs["measuring"], **against}, rounds, budget / 2)
+    for name in against:
+        ratio = workbench.median_ratio(seconds["measuring"], seconds[name])
         ratios[f"measuring_over_{name}"] = round(ratio, 4)
-        print(f"{size:6}{tasks:4}  {name:15}{np.median(taken) * 1e3:10.1f} ms; "
-              f"measuring takes {ratio:.3f} of it", flush=True)  # fmt: skip
+        print(f"{size:6}{tasks:4}  {name:15}{np.median(seconds[name]) * 1e3:10.1f} ms; measuring "
+              f"takes {ratio:.3f} of it, {len(seconds[name])} rounds", flush=True)  # fmt: skip
     return ratios
 
 
@@ -226,12 +227,18 @@ def main():
     parser.add_argument(
         "--budget", type=float, default=600.0, help="seconds per size and K at most"
     )
+    parser.add_argument("--no_reference", action="store_true", help="without the PyTorch ways")
     arguments = parser.parse_args()
     print(f"{jax.devices()[0].device_kind}, {arguments.batch} examples a task, "
           f"{workbench.INPUTS} + {workbench.TARGETS} tokens; over plain:")  # fmt: skip
     result = {
         f"{size}_{tasks}": measure(
-            size, int(tasks), arguments.batch, arguments.rounds, arguments.budget
+            size,
+            int(tasks),
+            arguments.batch,
+            arguments.rounds,
+            arguments.budget,
+            not arguments.no_reference,
         )
         for size in arguments.sizes.split(",")
         for tasks in arguments.tasks.split(",")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
@@ -144,7 +145,7 @@ def _abstract(tree: Any) -> Any:
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
+            np.shape(leaf), jnp.result_type(leaf), sharding=getattr(leaf, "sharding", None) or here
         ),
         tree,
     )

@@ -371,7 +371,7 @@ def _unexplained(grads: Mapping[str, Array], rows: Mapping[str, Array]) -> dict[
     }
 
 
-def _check_explained(unexplained: Mapping[str, float]) -> None:
+def _check_explained(unexplained: Mapping[str, np.ndarray]) -> None:
     names = [name for name, part in unexplained.items() if part > 1e-3]
     if names:
         raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ def of_group(
     small_squares: Float[np.ndarray, " task"],
     examples: int,
     piece: int,
-    by_task: Callable[[Iterable[float]], dict[str, float | None]],
+    by_task: Callable[[np.ndarray], dict[str, float | None]],
 ) -> dict[str, Any]:
     """A group's figures by name.
 
@@ -52,7 +52,7 @@ def of_group(
     return figures
 
 
-def by_task(tasks: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:
+def by_task(tasks: Sequence[str], values: np.ndarray) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in zip(tasks, values, strict=True)}
 
 

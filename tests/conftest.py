@@ -9,15 +9,12 @@ from jaxtyping import install_import_hook
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CHECKED = (
     "conflict",
-    "conflict_estimates",
     "decoding",
     "gradients",
     "losses",
     "measure",
-    "measure_figures",
     "models",
     "probes",
-    "running",
     "step",
 )
 

@@ -99,10 +99,11 @@ def test_measuring_sends_what_a_plain_step_sends_with_fsdp(wide):
     assert sum(sent["measuring"].values()) <= 1.05 * sum(sent["plain"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "sketched"])
 @pytest.mark.parametrize("mesh", ["fsdp 8", "4 x 2"])
-def test_a_fixed_point_is_measured_alike(narrow, mesh, kind):
-    points = json.loads((narrow / "points.json").read_text())
+def test_a_fixed_point_is_measured_alike(wide, mesh, kind):
+    points = facts(wide)["points"]
     one, several = (points[f"{name}, {kind}"] for name in ("one device", mesh))
     np.testing.assert_allclose(*(list(p["loss"].values()) for p in (one, several)), rtol=1e-5)
     for group, figures in one["groups"].items():

@@ -202,7 +202,10 @@ def evaluate_run(
     evaluated_as: Mapping[str, str],
     search: decoding.Search,
 ) -> dict[str, Any]:
-    """Evaluates a run's newest checkpoint on dev and test, and writes its `results.json` anew."""
+    """Evaluates a run's newest checkpoint on dev and test, anew in its `results.json`.
+
+    What that says of the train split stays.
+    """
     names = data.short_names(data.with_split(tasks, "train"))
     state = jax.eval_shape(
         functools.partial(step_lib.init_state, model=model, optimizer=optax.identity()),
@@ -222,13 +225,15 @@ def evaluate_run(
         answered_by=positions(tasks, evaluated_as, all_alike=model.all_alike),
         search=search,
     )
-    return write_results(
-        model_dir,
-        step=done,
-        tasks=names,
-        dev=evaluate_split(split="validation"),
-        test=evaluate_split(split="test"),
-    )
+    earlier = epath.Path(model_dir) / RESULTS
+    kept = json.loads(earlier.read_text()) if earlier.exists() else {}
+    new = {
+        "step": done,
+        "tasks": names,
+        "dev": evaluate_split(split="validation"),
+        "test": evaluate_split(split="test"),
+    }
+    return write_results(model_dir, **kept | new)
 
 
 def write_results(model_dir: str, **results: Any) -> dict[str, Any]:

@@ -12,4 +12,5 @@ install test
 
 export JAX_PLATFORMS=cpu
 # One process per core; a file's tests stay together, as they share runs and compilations.
-exec .venv/bin/python -m pytest --numprocesses=auto --dist=loadfile "$@"
+exec .venv/bin/python -m pytest --numprocesses=auto --dist=loadfile \
+  --no-loadscope-reorder "$@"

@@ -72,7 +72,9 @@ def init(model, seed: int = 0):
     return nn.meta.unbox(model.init(jax.random.key(seed), a_batch()))["params"]
 
 
-@pytest.mark.parametrize("remat", [False, True], ids=["", "remat"])
+@pytest.mark.parametrize(
+    "remat", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "remat"]
+)
 @pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
 def test_task_gradients_are_those_of_separate_passes(model, remat):
     """By leaf and by group; the separate passes are without rematerialisation."""
@@ -99,6 +101,7 @@ def test_task_gradients_are_those_of_separate_passes(model, remat):
         assert np.linalg.norm(found - expected) <= 1e-5 * scale, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
 def test_bfloat16_task_gradients_are_those_of_separate_passes(model):
     """To bfloat16's 8 bits; the engine's own Gram matrix is of its own gradients, to float32's."""

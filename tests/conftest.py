@@ -21,6 +21,14 @@ CHECKED = (
 install_import_hook([f"mtl_t5x.{module}" for module in CHECKED], "beartype.beartype")
 
 
+# A file's tests stay in one process: those that take longest begin first, so that none is left last.
+LONGEST = ("readme_test.py", "train_test.py", "sharding_test.py", "measure_test.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture
 def shared() -> pathlib.Path:
     """Real benchmark files, T5's vocabulary, checkpoints; a test that needs them skips without."""

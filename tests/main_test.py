@@ -56,4 +56,4 @@ def test_the_command_line_says_what_is_wrong(tmp_path):
     assert ended.returncode == 1
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith("mtl_t5x.main stopped: MIXTURE_OR_TASK_NAME:")
-    assert "'glue_cola.default.semantic'" in last
+    assert "Did you mean 'glue_cola'?" in last

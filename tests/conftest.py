@@ -21,7 +21,7 @@ CHECKED = (
 install_import_hook([f"mtl_t5x.{module}" for module in CHECKED], "beartype.beartype")
 
 
-# A file's tests stay in one process: those that take longest begin first, so that none is left last.
+# A file is tested by one process: those that take longest begin first, so that none is left last.
 LONGEST = ("readme_test.py", "train_test.py", "sharding_test.py", "measure_test.py")
 
 

@@ -238,7 +238,7 @@ def _spec(leaf: Any, rules: Mapping[str, tuple[str, ...]], shape: Mapping[str, i
 # A process that says nothing for so long is lost: all others name it and leave. One that has failed
 # waits so long for the others, which may wait for it, before all leave.
 TIMEOUTS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
-SILENT_SECONDS = 20  # before JAX ends the process
+SILENT_SECONDS = 8  # JAX, by its own heartbeat, ends the process some ten seconds later
 
 
 def start_distributed(
@@ -274,7 +274,7 @@ def start_distributed(
 
 
 def _watch_coordinator() -> None:
-    """Says when process 0, which tells the others who is lost, is lost itself.
+    """Names process 0, which tells the others who is lost, where it is lost itself.
 
     JAX then ends this process, but where process 0 hangs it only says that a deadline has passed.
     """
@@ -285,14 +285,15 @@ def _watch_coordinator() -> None:
         return
 
     def ask() -> None:
-        while not ended.wait(5):
+        while not ended.wait(2):
             try:
                 client.blocking_key_value_get(key, SILENT_SECONDS * 1000)
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error):  # JAX has heard more, and says it
                     return
                 logger.error(
-                    "process 0 of %d, the coordinator, is lost: no answer for %d s",
+                    "process 0 of %d, the coordinator, has not answered for %d s: if that lasts, "
+                    "it is lost, and this process leaves",
                     jax.process_count(), SILENT_SECONDS,
                 )  # fmt: skip
 

@@ -22,7 +22,7 @@ BOTH = (0, 1)
 TWO_DEVICES = "--xla_force_host_platform_device_count=2"
 # How one that is lost is named; JAX's coordination service numbers the processes as we do.
 NAMES = {
-    0: "process 0 of 2, the coordinator, is lost|the leader task was preempted/died",
+    0: "process 0 of 2, the coordinator, has not answered|the leader task was preempted/died",
     1: r"heartbeats\):\s1\b|Task 1 heartbeat timeout",
 }
 

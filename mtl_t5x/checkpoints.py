@@ -67,7 +67,9 @@ def manager(model_dir: str, settings: Settings = Settings()) -> ocp.CheckpointMa
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(post_finalization_callback=hash_files),
     )
-    return ocp.CheckpointManager(folder, options=options)
+    # Parameters hardly get smaller, and trying to takes three quarters of the time of a save.
+    handler = ocp.PyTreeCheckpointHandler(use_compression=False)
+    return ocp.CheckpointManager(folder, options=options, item_handlers={"state": handler})
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
     """
     step = int(state.step)
     if step not in checkpoints.all_steps():
-        args = ocp.args.Composite(state=ocp.args.StandardSave(_tree(state)))
+        args = ocp.args.Composite(state=ocp.args.PyTreeSave(_tree(state)))
         finish(checkpoints)
         with _Writing(checkpoints):
             checkpoints.save(step, args=args, force=True)
@@ -127,7 +129,7 @@ def restore_latest(checkpoints: ocp.CheckpointManager, state: TrainState) -> Tra
     A checkpoint with a damaged file is put aside under another name, and the one before is used.
 
     Raises:
-      ValueError: there are checkpoints, but all are damaged.
+      ValueError: there are checkpoints, but all are damaged, or they are of another model.
     """
     steps = sorted(checkpoints.all_steps(), reverse=True)
     step = _newest_good(checkpoints.directory, steps)
@@ -135,9 +137,46 @@ def restore_latest(checkpoints: ocp.CheckpointManager, state: TrainState) -> Tra
         return None
     if step != steps[0]:
         _put_aside(checkpoints, [newer for newer in steps if newer > step])
-    abstract = _abstract(_tree(state))
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
-    return state.replace(**checkpoints.restore(step, args=args)["state"])
+    return state.replace(**_restored(checkpoints, step, _tree(state)))
+
+
+def _restored(checkpoints: ocp.CheckpointManager, step: int, wanted: Any) -> Any:
+    """Those items of a checkpoint that `wanted` holds, placed as there.
+
+    Raises:
+      ValueError: the items hold other arrays, or of other shapes.
+    """
+    path = checkpoints.directory / f"{PREFIX}_{step}"
+    there = _shapes({item: tree for item, tree in _stored(path).items() if item in wanted})
+    here = _shapes(wanted)
+    if differ := sorted(name for name in there | here if there.get(name) != here.get(name)):
+        shown = [
+            f"{name} ({there.get(name, 'none')}, now {here.get(name, 'none')})" for name in differ
+        ]
+        raise ValueError(
+            f"{path} is of another model or optimizer: {len(differ)} arrays differ in shape, as "
+            f"{'; '.join(shown[:3])}. Set what it was trained with, or give another MODEL_DIR; "
+            "INITIAL_CHECKPOINT_PATH starts another model from its parameters"
+        )
+    abstract = _abstract(wanted)
+    args = ocp.args.PyTreeRestore(
+        abstract,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+        partial_restore=True,
+    )
+    return checkpoints.restore(step, args=ocp.args.Composite(state=args))["state"]
+
+
+def _stored(path: epath.Path) -> dict[str, Any]:
+    """What a checkpoint holds, with the shape and the type of every array."""
+    return dict(ocp.PyTreeCheckpointHandler().metadata(path / "state"))
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.shape(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _abstract(tree: Any) -> Any:
@@ -191,6 +230,7 @@ def restore_params(path: str, params: Any) -> tuple[Any, int]:
 
     Raises:
       FileNotFoundError: nothing there is a checkpoint.
+      ValueError: it is of another model, or damaged.
     """
     found = _find(path)
     if found is None:
@@ -202,16 +242,8 @@ def restore_params(path: str, params: Any) -> tuple[Any, int]:
 
 
 def _restore_params(folder: epath.Path, step: int, params: Any) -> tuple[Any, int]:
-    abstract = {"params": _abstract(params)}
-    restore = ocp.args.PyTreeRestore(
-        abstract,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-        partial_restore=True,
-    )
     with ocp.CheckpointManager(folder, options=_READ_ONLY) as checkpoints:
-        return checkpoints.restore(step, args=ocp.args.Composite(state=restore))["state"][
-            "params"
-        ], step
+        return _restored(checkpoints, step, {"params": params})["params"], step
 
 
 def initial_params(path: str, params: Any) -> Any:
@@ -228,11 +260,11 @@ def initial_params(path: str, params: Any) -> Any:
     if (found := _find(path)) is None:
         return pretrained.merge(params, pretrained.load_params(path))
     folder, step = found
-    state = ocp.PyTreeCheckpointHandler().metadata(folder / f"{PREFIX}_{step}" / "state")
     stored = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), dict(state)["params"]
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
+        _stored(folder / f"{PREFIX}_{step}")["params"],
     )
-    if jax.tree.map(np.shape, stored) == jax.tree.map(np.shape, params):
+    if _shapes(stored) == _shapes(params):
         return _restore_params(folder, step, params)[0]
     loaded, _ = _restore_params(folder, step, stored)
     parts = {name: loaded[name] for name in pretrained.PARTS if name in loaded}

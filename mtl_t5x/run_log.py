@@ -116,8 +116,8 @@ class RunLog:
                     f"step {step}: the losses are finite, but the gradient is not. {_ADVICE}"
                 )
         self._pending.clear()
-        for path, value in jax.tree_util.tree_leaves_with_path(params):
-            if not jnp.all(jnp.isfinite(value)):
+        for path, good in jax.tree_util.tree_leaves_with_path(jax.device_get(_all_finite(params))):
+            if not good:
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise TrainingDivergedError(f"the last update made {name} not finite. {_ADVICE}")
 
@@ -145,6 +145,12 @@ class RunLog:
         if last is None:
             return None
         return (step - last[0]) * self._examples_per_step / (now - last[1])
+
+
+@jax.jit
+def _all_finite(params: Any) -> Any:
+    """Whether each array's numbers all are."""
+    return jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), params)
 
 
 def flatten(

@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import functools
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import jax
@@ -21,6 +23,17 @@ EXIT_CODE = 43
 # A hang that holds the interpreter's lock is left to faulthandler, so many seconds later, with code
 # 1 and the stacks alone: its thread needs no lock.
 GRACE = 5
+_LOOKS = 1  # seconds between two looks at the stage
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stage:
+    name: str
+    seconds: float
+    deadline: float  # of time.monotonic()
+
+
+_running: _Stage | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,26 +66,41 @@ class Limits:
 
         Stages come one after the other, never one within another.
         """
+        global _running
         seconds = getattr(self, name)
         if not seconds:
             yield
             return
-        timer = threading.Timer(seconds, _leave, (name, seconds))
-        timer.daemon = True
-        timer.start()
+        _start_looking()
+        _running = _Stage(name, seconds, time.monotonic() + seconds)
         faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__)
         try:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
-            timer.cancel()
+            _running = None
 
 
-def _leave(name: str, seconds: float) -> None:
+@functools.cache
+def _start_looking() -> None:
+    # One thread for all stages: to start one beside a busy step takes longer than many a stage.
+    threading.Thread(target=_look, daemon=True, name="watchdog").start()
+
+
+def _look() -> None:
+    while True:
+        time.sleep(_LOOKS)
+        stage = _running
+        if stage is not None and time.monotonic() > stage.deadline:
+            _leave(stage)
+
+
+def _leave(stage: _Stage) -> None:
     print(
-        f"\nprocess {jax.process_index()} of {jax.process_count()} hangs: stage {name!r} has taken "
-        f"more than {seconds:g} s (watchdog.Limits.{name}). It leaves with code {EXIT_CODE}; "
-        "started again, the run goes on from its last checkpoint. The stacks of all threads:",
+        f"\nprocess {jax.process_index()} of {jax.process_count()} hangs: stage {stage.name!r} has "
+        f"taken more than {stage.seconds:g} s (watchdog.Limits.{stage.name}). It leaves with code "
+        f"{EXIT_CODE}; started again, the run goes on from its last checkpoint. The stacks of all "
+        "threads:",
         file=sys.__stderr__,
         flush=True,
     )

@@ -55,6 +55,26 @@ def test_parameters_alone_of_a_step_or_of_the_newest(tmp_path):
         np.testing.assert_array_equal(params["scale"], a_state(float(step)).params["scale"])
 
 
+def test_a_checkpoint_of_another_model(tmp_path):
+    with checkpoints.manager(str(tmp_path)) as manager:
+        checkpoints.save(manager, a_state(1.0, 5))
+        checkpoints.finish(manager)
+        params = a_state(0.0).params
+        more = r"of another model.*head/kernel \(none, now \(4,\)\).*give another MODEL_DIR"
+        for other, tx, message in (
+            ({**params, "head": {"kernel": jnp.zeros(4)}}, optax.adam(1e-3), more),
+            ({**params, "scale": jnp.zeros(3)}, optax.adam(1e-3), r"scale \(\(2,\), now \(3,\)\)"),
+            ({"scale": params["scale"]}, optax.adam(1e-3), r"kernel \(\(3, 2\), now none\)"),
+            (params, optax.sgd(1e-3), "optimizer: .*opt_state/0/count"),
+        ):
+            state = TrainState.create(apply_fn=len, params=other, tx=tx)
+            with pytest.raises(ValueError, match=message):
+                checkpoints.restore_latest(manager, state)
+            if other is not params:
+                with pytest.raises(ValueError, match="of another model"):
+                    checkpoints.restore_params(str(tmp_path), other)
+
+
 def test_no_checkpoint_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no checkpoint.*INITIAL_CHECKPOINT_PATH"):
         checkpoints.restore_params(str(tmp_path), a_state(0.0).params)

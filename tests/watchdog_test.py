@@ -111,7 +111,7 @@ def test_a_hang_in_each_stage_of_a_run(stage, tmp_path):
         "CONFLICT_PERIOD": 0,
         "step.adamw.warmup_steps": 1,
         "measure.Settings.period": 2 if stage == "measurement" else 0,
-        f"watchdog.Limits.{stage}": 2,
+        f"watchdog.Limits.{stage}": 10,  # enough for what comes before the hang
     }
     settings = [f"{name}={value!r}" for name, value in bindings.items()]
     settings.append("measure.InTraining.fixed_point=@measure.Settings()")

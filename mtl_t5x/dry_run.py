@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -86,22 +85,15 @@ def dry_run(
     if not conflict.period:
         del kinds["measuring"]
     example = data.empty_batch(names, task_feature_lengths)
-    layout = None
-    if devices > 1:
-        layout = step.state_layout(mesh, example, batch_size, model=model, optimizer=optimizer)
-    state = jax.eval_shape(
-        lambda key, batch: step.init_state(key, batch, model=model, optimizer=optimizer),
-        jax.random.key(0),
-        example,
-    )
+    layout = step.state_layout(mesh, example, batch_size, model=model, optimizer=optimizer)
+    state = step.state_shapes(example, model=model, optimizer=optimizer, layout=layout)
     batch = {
         name: jax.ShapeDtypeStruct((len(names), batch_size, *value.shape[2:]), value.dtype)
         for name, value in example.items()
     }
     if layout is not None:
-        state = _placed(state, layout.shardings(state))
         examples = jax.sharding.NamedSharding(layout.mesh, sharding.BATCH)
-        batch = _placed(batch, jax.tree.map(lambda _: examples, batch))
+        batch = sharding.placed_shapes(batch, jax.tree.map(lambda _: examples, batch))
     costs = {}
     for kind, groups in kinds.items():
         lowered = step.train_step.lower(
@@ -126,14 +118,6 @@ def _devices(mesh: sharding.Mesh) -> int:
         except RuntimeError:
             return jax.device_count()
     return jax.device_count()
-
-
-def _placed(tree: Any, shardings: Any) -> Any:
-    return jax.tree.map(
-        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-        tree,
-        shardings,
-    )
 
 
 def _cost(compiled: jax.stages.Compiled, devices: int) -> Cost:

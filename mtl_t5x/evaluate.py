@@ -207,11 +207,8 @@ def evaluate_run(
     What that says of the train split stays.
     """
     names = data.short_names(data.with_split(tasks, "train"))
-    state = jax.eval_shape(
-        functools.partial(step_lib.init_state, model=model, optimizer=optax.identity()),
-        jax.random.key(0),
-        data.empty_batch(names, task_feature_lengths),
-    )
+    example = data.empty_batch(names, task_feature_lengths)
+    state = step_lib.state_shapes(example, model=model, optimizer=optax.identity())
     params, done = checkpoints.restore_params(model_dir, state.params)
     evaluate_split = functools.partial(
         evaluate,

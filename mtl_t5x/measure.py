@@ -141,19 +141,8 @@ def measure(
     trained = data.with_split(tasks, "train")
     names = data.short_names(trained)
     empty = data.empty_batch(names, task_feature_lengths)
-    shapes = jax.eval_shape(
-        functools.partial(step.init_state, model=model, optimizer=optimizer),
-        jax.random.key(0),
-        empty,
-    )
-    layout = None
-    if mesh.shape(jax.device_count()) != (1, 1):
-        layout = step.state_layout(mesh, empty, settings.piece, model=model, optimizer=optimizer)
-        shapes = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            shapes,
-            layout.shardings(shapes),
-        )
+    layout = step.state_layout(mesh, empty, settings.piece, model=model, optimizer=optimizer)
+    shapes = step.state_shapes(empty, model=model, optimizer=optimizer, layout=layout)
     scale = None
     if update_directions:
         if settings.sketch_width is not None:
@@ -174,7 +163,8 @@ def measure(
     of = "update directions" if update_directions else "gradients"
     result = {"step": done, "of": of, **result}
     write(result, epath.Path(model_dir) / FILE)
-    print(measure_figures.table(result))
+    if jax.process_index() == 0:
+        print(measure_figures.table(result))
     return result
 
 

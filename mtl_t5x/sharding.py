@@ -220,6 +220,15 @@ def layout(
     return Layout(jax.sharding.Mesh(grid, tuple(shape)), specs)
 
 
+def placed_shapes(shapes: Any, shardings: Any) -> Any:
+    """The shapes of arrays with the places of `shardings`, a tree like theirs."""
+    return jax.tree.map(
+        lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+        shapes,
+        shardings,
+    )
+
+
 def _spec(leaf: Any, rules: Mapping[str, tuple[str, ...]], shape: Mapping[str, int]):
     """Splits each axis by its rule, unless its size is no multiple or the mesh axis is taken."""
     if not isinstance(leaf, nn.Partitioned) or len(leaf.names) != leaf.value.ndim:

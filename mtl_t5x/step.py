@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax.training.train_state import TrainState
 from jaxtyping import Array
@@ -86,18 +87,23 @@ def init_state(
 
 def state_layout(
     mesh: sharding.Mesh,
-    batch: Batch,
+    batch: Mapping[str, np.ndarray],
     batch_size: int,
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     devices: Sequence[jax.Device] | None = None,
-) -> sharding.Layout:
+) -> sharding.Layout | None:
     """Where the state lives on a mesh of `devices` (None: all); `batch` gives an example's shapes.
+
+    None: on one device there is nothing to lay out.
 
     Raises:
       ValueError: a mesh that doesn't fit the devices or `batch_size` examples per task.
     """
+    devices = jax.devices() if devices is None else devices
+    if mesh.shape(len(devices)) == (1, 1):
+        return None
 
     def boxed(batch):
         params = model.init(jax.random.key(0), batch)["params"]
@@ -111,6 +117,20 @@ def state_layout(
         tasks_are_alike=model.tasks_are_alike,
         devices=devices,
     )
+
+
+def state_shapes(
+    batch: Mapping[str, np.ndarray],
+    *,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    layout: sharding.Layout | None = None,
+) -> TrainState:
+    """What `init_state` gives, as shapes, types and places: nothing is computed."""
+    state = jax.eval_shape(
+        functools.partial(init_state, model=model, optimizer=optimizer), jax.random.key(0), batch
+    )
+    return state if layout is None else sharding.placed_shapes(state, layout.shardings(state))
 
 
 @functools.partial(

@@ -241,9 +241,7 @@ def _set_up(
     mesh: sharding.Mesh,
 ) -> tuple[TrainState, sharding.Layout | None]:
     """(the state that training starts from, where it lives); None: on one device."""
-    layout = None
-    if mesh.shape(jax.device_count()) != (1, 1):
-        layout = step.state_layout(mesh, shapes, batch_size, model=model, optimizer=optimizer)
+    layout = step.state_layout(mesh, shapes, batch_size, model=model, optimizer=optimizer)
     state = step.init_state(key, shapes, model=model, optimizer=optimizer, layout=layout)
     state = _start(state, manager, initial_checkpoint_path)
     if layout is not None:

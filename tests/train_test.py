@@ -93,9 +93,7 @@ def test_the_measured_step_changes_nothing_but_rounding(folder, tmp_path):
 def parameters(folder: pathlib.Path, at_step: int):
     model = architectures.TextToText(a_config())
     batch = data.empty_batch(["cola", "rte", "stsb"], LENGTHS)
-    shapes = jax.eval_shape(
-        lambda: step.init_state(jax.random.key(0), batch, model=model, optimizer=optax.identity())
-    )
+    shapes = step.state_shapes(batch, model=model, optimizer=optax.identity())
     return checkpoints.restore_params(str(folder / f"checkpoint_{at_step}"), shapes.params)[0]
 
 

@@ -10,7 +10,8 @@
 # every node reaches.
 #   --dry-run   prints every command, and SLURM's batch script, and runs none
 #   --slurm     submits a job that SLURM starts again when it was preempted (exit code 42: the run
-#               was told to stop and saved)
+#               was told to stop and saved), and up to 5 times in all when a stage hung (43) or a
+#               process was lost (134 of its peers, 137 of its own)
 # JAX_CUDA names the extra of jax that is installed; cuda13 by default.
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac
@@ -57,7 +58,12 @@ ${partition:+#SBATCH --partition=$partition}
 cd $(quoted "$PWD") || exit 1
 code=0
 srun --kill-on-bad-exit=0 $(quoted "${run[@]}") || code=\$?
-if [ "\$code" -eq 42 ]; then
+again=false
+case \$code in
+  42) again=true ;;
+  43 | 134 | 137) if [ "\${SLURM_RESTART_COUNT:-0}" -lt 5 ]; then again=true; fi ;;
+esac
+if \$again; then
   scontrol requeue "\$SLURM_JOB_ID"
 fi
 exit "\$code"

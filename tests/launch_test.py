@@ -1,5 +1,6 @@
 """The launch scripts: shellcheck accepts them and what they print, and it is what was asked for."""
 
+import os
 import pathlib
 import shlex
 import shutil
@@ -89,7 +90,25 @@ def test_gpu(kind):
         batch = dry_run(kind)
         for option in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--partition=q"):
             assert f"#SBATCH {option}\n" in batch
-        assert "scontrol requeue" in batch and "-eq 42" in batch
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "again"),
+    [(0, 0, False), (1, 0, False), (42, 9, True), (43, 0, True), (134, 4, True), (134, 5, False)],
+)
+def test_what_slurm_starts_again(code, restarts, again, tmp_path):
+    batch = dry_run("slurm").partition("<<'BATCH'\n")[2].removesuffix("BATCH\n")
+    for name, body in (("srun", f"exit {code}"), ("scontrol", 'echo "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_RESTART_COUNT": str(restarts),
+    }
+    ended = subprocess.run(["bash", "-c", batch], env=environment, capture_output=True, text=True)
+    assert ended.returncode == code
+    assert ended.stdout == ("requeue 7\n" if again else "")
 
 
 @pytest.mark.parametrize("kind", ["array", "local array"])

@@ -6,12 +6,13 @@ python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin \
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gin
@@ -84,9 +85,8 @@ def run(
         model_dir = _macro("MODEL_DIR")
         epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
         config = "config.gin" if run_mode == "train" else f"config-{run_mode}.gin"
-        _write_config(model_dir, config, gin.config_str())
-        gin.get_configurable(RUN_MODES[run_mode])()
-        _write_config(model_dir, config, gin.operative_config_str())
+        with _config_in(epath.Path(model_dir) / config):
+            gin.get_configurable(RUN_MODES[run_mode])()
     except (TypeError, ValueError) as error:
         if name := _unset_macro(error):
             raise ValueError(_UNSET.format(name=name)) from error
@@ -132,11 +132,26 @@ def _unset_macro(error: Exception) -> str | None:
     return None
 
 
-def _write_config(model_dir: str, name: str, text: str) -> None:
+@contextlib.contextmanager
+def _config_in(path: epath.Path) -> Iterator[None]:
+    """Writes the whole configuration before a run, and after it what was used of it.
+
+    A run that is refused for its settings leaves the configuration of the run before.
+    """
     import jax
 
-    if jax.process_index() == 0:
-        (epath.Path(model_dir) / name).write_text(text)
+    if jax.process_index() != 0:
+        yield
+        return
+    before = path.read_text() if path.exists() else None
+    path.write_text(gin.config_str())
+    try:
+        yield
+    except (TypeError, ValueError):
+        if before is not None:
+            path.write_text(before)
+        raise
+    path.write_text(gin.operative_config_str())
 
 
 def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:

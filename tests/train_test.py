@@ -143,6 +143,21 @@ def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path):
     assert once == again
 
 
+@pytest.mark.parametrize("run_mode", ["train", "eval"])
+def test_a_folder_of_another_model_stays_as_it_is(run_mode, folder):
+    def files():
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    before = files()
+    settings = bindings(folder, **{"t5.T5Config.mlp_dim": 64})
+    with pytest.raises(ValueError, match=r"checkpoint_12 is of another model.*another MODEL_DIR"):
+        main.run([EXAMPLE], settings, run_mode)
+    after = files()
+    after.pop("config-eval.gin", None)
+    before.pop("config-eval.gin", None)
+    assert after == before
+
+
 def test_eval_mode_repeats_the_results(folder):
     before = json.loads((folder / "results.json").read_text())
     (folder / "results.json").unlink()

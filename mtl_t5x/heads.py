@@ -158,10 +158,11 @@ def count_lost_spans(task: seqio.Task, split: str, inputs_length: int) -> dict[s
 
     def lost(length: int | None) -> int:
         dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
-        found = [
-            example[FEATURE] for example in with_targets(dataset, task, length).as_numpy_iterator()
-        ]
-        return sum(bool(answerable) and bool(first < 0) for answerable, first, _ in found)
+        found = with_targets(dataset, task, length).map(lambda example: example[FEATURE])
+        return sum(
+            int(((targets[:, 0] != 0) & (targets[:, 1] < 0)).sum())
+            for targets in found.batch(1024).as_numpy_iterator()
+        )
 
     unreachable = lost(None)
     return {"spans_unreachable": unreachable, "spans_cut": lost(inputs_length) - unreachable}

@@ -10,8 +10,8 @@
 # every node reaches.
 #   --dry-run   prints every command, and SLURM's batch script, and runs none
 #   --slurm     submits a job that SLURM starts again when it was preempted (exit code 42: the run
-#               was told to stop and saved), and up to 5 times in all when a stage hung (43) or a
-#               process was lost (134 of its peers, 137 of its own)
+#               was told to stop and saved), and, unless it was started again 5 times already,
+#               when a stage hung (43) or a process was killed (137; its peers end with 134)
 # JAX_CUDA names the extra of jax that is installed; cuda13 by default.
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac

@@ -238,12 +238,12 @@ def restore_params(path: str, params: Any) -> tuple[Any, int]:
             f"{path!r} holds no checkpoint: give a folder {PREFIX}_<step>, or the folder of a run "
             "that has one, as INITIAL_CHECKPOINT_PATH or MODEL_DIR"
         )
-    return _restore_params(*found, params)
+    return _restore_params(*found, params), found[1]
 
 
-def _restore_params(folder: epath.Path, step: int, params: Any) -> tuple[Any, int]:
+def _restore_params(folder: epath.Path, step: int, params: Any) -> Any:
     with ocp.CheckpointManager(folder, options=_READ_ONLY) as checkpoints:
-        return _restored(checkpoints, step, {"params": params})["params"], step
+        return _restored(checkpoints, step, {"params": params})["params"]
 
 
 def initial_params(path: str, params: Any) -> Any:
@@ -265,8 +265,8 @@ def initial_params(path: str, params: Any) -> Any:
         _stored(folder / f"{PREFIX}_{step}")["params"],
     )
     if _shapes(stored) == _shapes(params):
-        return _restore_params(folder, step, params)[0]
-    loaded, _ = _restore_params(folder, step, stored)
+        return _restore_params(folder, step, params)
+    loaded = _restore_params(folder, step, stored)
     parts = {name: loaded[name] for name in pretrained.PARTS if name in loaded}
     return pretrained.merge(params, jax.tree.map(np.asarray, parts))
 

@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mtl_t5x", "mtl_t5x.*"]),
-    package_data={"mtl_t5x.tasks": ["*.model"]},
+    package_data={"mtl_t5x.tasks.mini": ["*.model"]},
     install_requires=[
         "absl-py",
         "clu",
@@ -17,7 +17,7 @@ setup(
         "gin-config",
         "importlib_resources",  # tensorflow-datasets imports it and doesn't ask for it
         # jaxlib 0.10.2 computes wrong numbers on CPU: a reduce fused with a batched product whose
-        # right side is broadcast (tests/probes_test.py holds the reproducer).
+        # right side is broadcast (tests/gradients/probes_test.py holds the reproducer).
         "jax>=0.10,!=0.10.2",
         "jaxlib>=0.10,!=0.10.2",
         "jaxtyping",

@@ -10,7 +10,9 @@ import jax
 import optax
 import seqio
 
-from mtl_t5x import data, hlo, measure, sharding, step
+from mtl_t5x import measure, step
+from mtl_t5x.data import batching as data
+from mtl_t5x.parallel import hlo, sharding
 
 
 @dataclasses.dataclass(frozen=True)

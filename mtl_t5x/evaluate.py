@@ -17,8 +17,11 @@ import tensorflow as tf
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mtl_t5x import checkpoints, data, decoding, heads
 from mtl_t5x import step as step_lib
+from mtl_t5x.data import batching as data
+from mtl_t5x.data import heads
+from mtl_t5x.models import decoding
+from mtl_t5x.storage import checkpoints
 
 logger = logging.getLogger(__name__)
 

@@ -166,7 +166,7 @@ def _main(argv: Sequence[str]) -> None:
         raise app.UsageError("give --gin_file=…; gin/examples holds ready ones")
     import seqio
 
-    from mtl_t5x import sharding
+    from mtl_t5x.parallel import sharding
 
     if _TFDS_DATA_DIR.value is not None:
         seqio.set_tfds_data_dir_override(_TFDS_DATA_DIR.value)

@@ -29,15 +29,13 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
-from mtl_t5x import (
-    checkpoints,
-    data,
-    gradients,
-    heads,
-    measure_figures,
-    sharding,
-    step,
-)
+from mtl_t5x import step
+from mtl_t5x.conflict import fixed_point as measure_figures
+from mtl_t5x.data import batching as data
+from mtl_t5x.data import heads
+from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.parallel import sharding
+from mtl_t5x.storage import checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -366,7 +364,7 @@ def _check_explained(unexplained: Mapping[str, np.ndarray]) -> None:
     if names:
         raise ValueError(
             f"the tasks' gradients of {', '.join(names)} don't add up to the gradient: the model "
-            "also uses these parameters in places that don't go through mtl_t5x.probes"
+            "also uses these parameters in places that don't go through mtl_t5x.gradients.probes"
         )
 
 

@@ -18,7 +18,11 @@ import optax
 from flax.training.train_state import TrainState
 from jaxtyping import Array
 
-from mtl_t5x import accumulation, conflict, gradients, sharding, task_parallel
+from mtl_t5x.conflict import metrics as conflict
+from mtl_t5x.gradients import accumulation
+from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import over_mesh as task_parallel
+from mtl_t5x.parallel import sharding
 
 Batch = Mapping[str, Array]
 Groups = tuple[tuple[str, str], ...]

@@ -23,7 +23,7 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from mtl_t5x import report
+from mtl_t5x.report import report
 
 RunFunction = Callable[[Sequence[str], Sequence[str]], None]
 

@@ -19,22 +19,17 @@ from etils import epath
 from flax.training.train_state import TrainState
 from jaxtyping import Array
 
-from mtl_t5x import (
-    checkpoints,
-    data,
-    decoding,
-    evaluate,
-    gradients,
-    heads,
-    interruption,
-    measure,
-    sharding,
-    step,
-    watchdog,
-)
-from mtl_t5x.example_log import ExampleLog
-from mtl_t5x.run_log import RunLog
-from mtl_t5x.running import Running
+from mtl_t5x import evaluate, measure, step
+from mtl_t5x.conflict.running import Running
+from mtl_t5x.data import batching as data
+from mtl_t5x.data import heads
+from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.models import decoding
+from mtl_t5x.parallel import sharding
+from mtl_t5x.runtime import interruption, watchdog
+from mtl_t5x.runtime.example_log import ExampleLog
+from mtl_t5x.runtime.run_log import RunLog
+from mtl_t5x.storage import checkpoints
 
 logger = logging.getLogger(__name__)
 

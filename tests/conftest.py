@@ -6,15 +6,17 @@ import pathlib
 import pytest
 from jaxtyping import install_import_hook
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 CHECKED = (
-    "conflict",
-    "decoding",
-    "gradients",
-    "losses",
+    "conflict.metrics",
+    "gradients.one_pass",
+    "gradients.probes",
     "measure",
-    "models",
-    "probes",
+    "models.architectures",
+    "models.decoding",
+    "models.layers",
+    "models.losses",
+    "models.t5",
     "step",
 )
 

@@ -7,9 +7,10 @@ import gin
 import optax
 import pytest
 
-from mtl_t5x import data, main, step
+from mtl_t5x import main, step
+from mtl_t5x.data import batching as data
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "gin" / "examples").glob("*.gin"))
 FEW = {
     "glue": ["glue_mnli.default.semantic", "glue_stsb.default.semantic"],

@@ -1,36 +1,31 @@
 """Who may import whom: imports go down the list, and the light files stay light."""
 
 import ast
+import graphlib
 import pathlib
 import subprocess
 import sys
 
 import pytest
 
-PACKAGE = pathlib.Path(__file__).resolve().parent.parent / "mtl_t5x"
+PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "mtl_t5x"
 
-# From the bottom up. A module imports those of earlier rows only.
+# The wings and the files beside them, from the bottom up: each imports those of earlier rows only.
+# `report` and `tasks` stand beside the library.
 LAYERS = (
-    ("probes", "conflict", "conflict_estimates", "heads", "lookup", "losses", "sharding"),
-    ("hlo", "grouping", "interruption", "manifest", "paths", "running", "watchdog"),
-    ("models.layers",),
-    ("models.t5",),
-    ("gradients", "measure_figures", "models.architectures", "pretrained"),
-    ("accumulation",),
-    ("task_parallel",),
-    ("data", "decoding", "step", "checkpoints", "run_log"),
-    ("evaluate", "example_log", "measure"),
-    ("dry_run",),
-    ("train",),
+    ("conflict", "data", "storage"),
+    ("runtime",),
+    ("parallel",),
+    ("gradients",),
+    ("models",),
+    ("step",),
+    ("measure", "evaluate"),
+    ("train", "dry_run"),
     ("main",),
-    ("report_folders",),
-    ("report_tables",),
-    ("report_plots",),
-    ("report_html",),
-    ("report",),
     ("study",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+BESIDE = {"report": {"report"}, "tasks": {"tasks", "data"}, "study": {"study", "report"}}
 # What goes up, lazily: programs of their own that start runs.
 EXCEPTIONS = {("study", "main"), ("measure", "main")}
 
@@ -50,29 +45,57 @@ def modules() -> dict[str, pathlib.Path]:
     return {
         ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
         for path in PACKAGE.rglob("*.py")
-        if path.name not in ("__init__.py", "__main__.py")
+        if path.name != "__init__.py"
     }
 
 
-def level_of(name: str) -> int | None:
-    """A name may be a module or something in one."""
-    return LEVEL.get(name, LEVEL.get(name.rpartition(".")[0]))
+def wing_of(name: str) -> str:
+    """The wing, or the file beside the wings, that a module or something in one belongs to."""
+    return name.split(".")[0]
 
 
-def test_every_module_has_its_place():
-    library = {name for name in modules() if not name.startswith("tasks.")}
-    assert library == set(LEVEL) & library
-    assert library, "no module was found"
+def test_every_wing_has_its_place():
+    assert {wing_of(name) for name in modules()} == set(LEVEL) | set(BESIDE)
 
 
 @pytest.mark.parametrize("name", sorted(modules()))
 def test_imports_go_down(name):
+    wing = wing_of(name)
     for other in imported(modules()[name]):
-        if name.startswith("tasks."):
+        found = wing_of(other)
+        if (wing, found) in EXCEPTIONS or found == wing:
             continue
-        assert not other.startswith("tasks"), f"{name} imports {other}: gin files and configs do"
-        if (name, other) not in EXCEPTIONS:
-            assert level_of(other) is not None and level_of(other) < LEVEL[name], (name, other)
+        if wing in BESIDE:
+            assert found in BESIDE[wing], (name, other)
+        else:
+            assert found in LEVEL and LEVEL[found] < LEVEL[wing], (name, other)
+
+
+def test_there_are_no_cycles():
+    """A file may stand in a cycle with another of its own wing: none does."""
+    files = modules()
+
+    def module_of(name: str) -> str | None:
+        return (
+            name
+            if name in files
+            else next((n for n in (name.rpartition(".")[0],) if n in files), None)
+        )
+
+    graph = {
+        name: {module_of(other) for other in imported(path)} - {None}
+        for name, path in files.items()
+        if not any(name == start for start, _ in EXCEPTIONS)
+    }
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_the_root_is_the_pipeline():
+    files = {path.stem for path in PACKAGE.glob("*.py")}
+    assert len(files) <= 9, sorted(files)
+    for path in PACKAGE.rglob("__init__.py"):
+        body = ast.parse(path.read_text()).body
+        assert len(body) == 1 and ast.get_docstring(ast.parse(path.read_text())), path
 
 
 @pytest.mark.parametrize("name", sorted(n for n in modules() if n.startswith("tasks.")))

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.sh"))
 RUNNABLE = [name for name in SCRIPTS if name != "environment.sh"]
 DRY_RUNS = {

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import random_t5
 from flax.traverse_util import flatten_dict
 
-from mtl_t5x import gradients, main, measure, pretrained, step
-from mtl_t5x.models import architectures
+from mtl_t5x import main, measure, step
+from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.models import architectures, pretrained
+from tests import random_t5
 
 TASKS = ("a", "b", "c")
 CONFIG = dataclasses.replace(random_t5.CONFIG, num_encoder_layers=2, num_decoder_layers=1)

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # What is appended to a command, by how it starts, so that it ends soon.
@@ -18,7 +18,7 @@ FEW_STEPS = ["--gin.TRAIN_STEPS=3", "--gin.step.adamw.warmup_steps=1", "--gin.CO
 SMALL_STUDY = ["--config.tasks=('cola','rte')", "--config.seeds=(0,)", "--config.train_steps=60"]
 SHORTER = {
     "bash launch/local_cpu.sh": [*SMALL_STUDY, "--workdir={tmp}/local_cpu"],
-    "bash launch/test.sh": ["--collect-only", "-q", "tests/conflict_test.py"],
+    "bash launch/test.sh": ["--collect-only", "-q", "tests/conflict/metrics_test.py"],
     "python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin": FEW_STEPS,
     "python -m mtl_t5x.main --gin_file=my_run.gin": FEW_STEPS,
     "python -m mtl_t5x.measure": ["--gin.measure.Settings.examples=64"],

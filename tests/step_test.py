@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import random_t5
 from flax.training.train_state import TrainState
 from flax.traverse_util import flatten_dict
 
-from mtl_t5x import conflict, gradients, probes, step
+from mtl_t5x import step
+from mtl_t5x.conflict import metrics as conflict
+from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import probes
 from mtl_t5x.models import architectures
+from tests import random_t5
 
 TASKS = 3
 CONFIG = dataclasses.replace(random_t5.CONFIG, num_encoder_layers=1, num_decoder_layers=1)

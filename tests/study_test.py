@@ -10,7 +10,7 @@ import pytest
 
 from mtl_t5x import study
 
-ROOT = pathlib.Path(__file__).parent.parent
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def small_config() -> ml_collections.ConfigDict:

@@ -9,9 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from mtl_t5x import checkpoints, data, decoding, main, measure, run_log, step, train
-from mtl_t5x.models import architectures, t5
-from mtl_t5x.tasks import glue, vocabularies
+from mtl_t5x import main, measure, step, train
+from mtl_t5x.data import batching as data
+from mtl_t5x.models import architectures, decoding, t5
+from mtl_t5x.runtime import run_log
+from mtl_t5x.storage import checkpoints
+from mtl_t5x.tasks import vocabularies
+from mtl_t5x.tasks.glue import glue
 
 EXAMPLE = "gin/examples/mini_glue_text_to_text.gin"
 TASKS = ["glue_cola.default.semantic", "glue_rte.default.semantic", "glue_stsb.default.semantic"]

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_t5x import heads, losses
-from mtl_t5x.models import layers, t5
+from mtl_t5x.data import heads
+from mtl_t5x.models import layers, losses, t5
 
 PAD_ID = 0
 Batch = Mapping[str, Array]

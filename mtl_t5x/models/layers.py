@@ -1,7 +1,8 @@
 """The layers of T5 1.1: normalisation, products, embedding, relative bias, attention, MLP.
 
 Parameter names and logical axis names are T5X's, so that its checkpoints fit. Arrays may carry any
-number of leading axes; in training they are `[task, batch, length, …]` (see `mtl_t5x.probes`).
+number of leading axes; in training they are `[task, batch, length, …]` (see
+`mtl_t5x.gradients.probes`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from mtl_t5x import probes
+from mtl_t5x.gradients import probes
 
 Initializer = Callable[..., Array]
 MASKED = -1e10  # added to the attention scores of positions that may not be seen

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 import numpy as np
 import seqio
 
-from mtl_t5x import lookup
-from mtl_t5x.tasks import decanlp, glue, prompts, registry
+from mtl_t5x.data import lookup
+from mtl_t5x.tasks import prompts, registry
+from mtl_t5x.tasks.decanlp import decanlp
+from mtl_t5x.tasks.glue import glue
 
 BENCHMARKS = (glue, decanlp)
 

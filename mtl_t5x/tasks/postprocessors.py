@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from mtl_t5x import heads
+from mtl_t5x.data import heads
 
 UNPARSED = -1
 

@@ -11,7 +11,7 @@ import dataclasses
 import string
 from collections.abc import Mapping, Sequence
 
-from mtl_t5x import lookup
+from mtl_t5x.data import lookup
 from mtl_t5x.tasks import registry
 
 

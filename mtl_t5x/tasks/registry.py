@@ -8,7 +8,7 @@ from typing import Any
 
 import seqio
 
-from mtl_t5x import lookup
+from mtl_t5x.data import lookup
 
 _registered: dict[str, tuple[list[str], list[str]]] = {}
 _settings: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import seqio
 
-from mtl_t5x import lookup
+from mtl_t5x.data import lookup
 from mtl_t5x.tasks import prompts, registry, sources, vocabularies
 
 # From the templates of a prompt, the name of a label vocabulary and its words (none for a task

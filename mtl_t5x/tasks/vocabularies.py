@@ -8,7 +8,7 @@ import pathlib
 import seqio
 from etils import epath
 
-_MINI = pathlib.Path(__file__).with_name("mini.model")
+_MINI = pathlib.Path(__file__).with_name("mini") / "mini.model"
 
 
 @functools.cache

@@ -38,7 +38,8 @@ import numpy as np
 import workbench
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtl_t5x import gradients, probes
+from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import probes
 
 # PyTorch's idle threads would else turn in circles while JAX is timed.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -116,8 +117,9 @@ def torch_ways(size: str, batch):
     """Name to function without arguments; empty where PyTorch isn't installed."""
     if not HAS_TORCH:
         return {}
-    import random_t5
     import torch
+
+    from tests import random_t5
 
     model = random_t5.transformers_t5(workbench.CONFIGS[size])
     encoder = [

@@ -24,7 +24,9 @@ from unittest import mock
 
 import jax
 
-from mtl_t5x import checkpoints, data, evaluate, main, step
+from mtl_t5x import evaluate, main, step
+from mtl_t5x.data import batching as data
+from mtl_t5x.storage import checkpoints
 
 GLUE = ("cola", "rte", "mnli", "mrpc", "qnli", "qqp", "sst2", "stsb")
 

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import workbench
 
-from mtl_t5x import conflict_estimates, gradients, probes
+from mtl_t5x.conflict import estimates as conflict_estimates
+from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import probes
 
 
 def task_gradients(size: str, tasks: int, examples: int) -> dict[str, jax.Array]:

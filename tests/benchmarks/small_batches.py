@@ -21,9 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import workbench
 
-from mtl_t5x import conflict_estimates, data, gradients, step
+from mtl_t5x import step
+from mtl_t5x.conflict import estimates as conflict_estimates
+from mtl_t5x.data import batching as data
+from mtl_t5x.gradients import one_pass as gradients
 from mtl_t5x.models import architectures
-from mtl_t5x.tasks import glue
+from mtl_t5x.tasks.glue import glue
 
 EXAMPLES, BATCH = 1024, 8
 LENGTHS = {"inputs": 64, "targets": 8}

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from mtl_t5x import gradients, step
+from mtl_t5x import step
+from mtl_t5x.gradients import one_pass as gradients
 from mtl_t5x.models import architectures, t5
 
-# A benchmark is a script of its own; the tests' helpers lie a folder above.
-sys.path.append(str(pathlib.Path(__file__).resolve().parents[1]))
+# A benchmark is a script of its own; the tests' helpers are in the package `tests`.
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
 
 INPUTS, TARGETS = 128, 16
 ENCODER_GROUPS = (("encoder", gradients.ENCODER),)

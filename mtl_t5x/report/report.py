@@ -1,0 +1,115 @@
+"""A study's run folders -> transfer.csv, conflict.csv, plots and one HTML page.
+
+    python -m mtl_t5x.report --workdir=DIR
+
+writes `DIR/report/` from what the runs under `DIR/runs/` have logged so far. It needs no JAX, so
+that results can be redrawn anywhere.
+"""
+
+import csv
+import dataclasses
+import io
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from mtl_t5x.report import folders, plots, tables
+from mtl_t5x.report import page as report_html
+
+_CONFLICT_COLUMNS = (
+    "run",
+    "seed",
+    "step",
+    "group",
+    "directional",
+    "magnitude",
+    "reference_directional",
+    "reference_magnitude",
+    "mean_cosine",
+)
+
+
+def write_report(workdir: epath.PathLike) -> epath.Path:
+    """Writes `workdir/report/` from the runs finished so far, and says on the page what is missing.
+
+    Returns:
+      The path of report.html.
+
+    Raises:
+      FileNotFoundError: `workdir` holds no study.json.
+    """
+    study = folders.load_study(workdir)
+    rows, notes = tables.transfer_rows(study)
+    conflicts = tables.conflict_rows(study)
+    folder = epath.Path(workdir) / "report"
+    folder.mkdir(exist_ok=True)
+    columns = [field.name for field in dataclasses.fields(tables.TransferRow)]
+    write_atomically(folder / "transfer.csv", _csv(columns, map(dataclasses.asdict, rows)))
+    columns = list(dict.fromkeys([*_CONFLICT_COLUMNS, *(key for row in conflicts for key in row)]))
+    write_atomically(folder / "conflict.csv", _csv(columns, conflicts))
+    figures = draw(study, rows)
+    for figure in figures:
+        write_atomically(folder / figure.file, figure.png)
+    page = report_html.page(study, rows, conflicts, figures, (*study.notes, *notes))
+    write_atomically(folder / "report.html", page.encode())
+    return folder / "report.html"
+
+
+def draw(study: folders.Study, rows: Sequence[tables.TransferRow]) -> tuple[report_html.Plot, ...]:
+    """The report's figures with their captions, in the page's order."""
+    figures = [
+        ("transfer.png", report_html.TRANSFER, plots.transfer, (study, _headline_rows(study, rows)))
+    ]
+    multi = [r for r in study.records if r.kind == "multi_task"]
+    groups = dict.fromkeys(group for r in multi for group in folders.conflict_groups(r))
+    # Single layers would make a page of hundreds of figures; conflict.csv has them.
+    groups = [group for group in groups if "/" not in group]
+    for group in groups:
+        figures.append(
+            (f"conflict.{group}.png", report_html.CONFLICT, plots.conflict, (study, group))
+        )
+        for variant in study.variants:
+            name = f"cosine.{group}.{'.'.join(variant)}.png"
+            figures.append((name, report_html.COSINE, plots.cosine, (study, variant, group)))
+    for variant in study.variants:
+        logged = any(r.steps for r in study.records if r.variant == variant)
+        if logged:
+            name = f"loss.{'.'.join(variant)}.png"
+            figures.append((name, report_html.LOSS, plots.losses, (study, variant)))
+    drawn = []
+    for name, caption, function, arguments in figures:
+        png = plots.render(function, *arguments)
+        if png is not None:
+            drawn.append(report_html.Plot(re.sub(r"[^\w.-]", "_", name), caption, png))
+    return tuple(drawn)
+
+
+def _headline_rows(
+    study: folders.Study, rows: Iterable[tables.TransferRow]
+) -> tuple[tables.TransferRow, ...]:
+    return tuple(row for row in rows if tables.is_headline(study, row))
+
+
+def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """CSV with a header; an undefined number is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {k: format(v, ".10g") if isinstance(v, float) else v for k, v in row.items()}
+        )
+    return text.getvalue().encode()
+
+
+def write_atomically(path: epath.Path, data: bytes) -> None:
+    """Writes a file in one go: other processes see the old file or the new one, never a part."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,171 @@
+"""DecaNLP's metrics on a scale of 0 to 100, and the count of answers that are none.
+
+Targets and predictions are what `decanlp_postprocessors` makes. An empty text and a query or
+state change that cannot be read are unparsed: they are wrong everywhere, whatever the target.
+
+A right answer scores 100, but for those with characters that the vocabulary lacks or rewrites
+(T5's has no `Ö` and no `ş`, and writes `½` as `1⁄2`), summaries of one word, in which ROUGE-2
+finds no pair, and translations of less than four words in all, in which BLEU finds no 4-gram.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import sacrebleu
+from rouge_score import rouge_scorer
+
+from mtl_t5x.tasks.decanlp.rows import UNANSWERABLE
+from mtl_t5x.tasks.metrics import Metrics
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def unparsed(targets: Sequence[Any], predictions: Sequence[Any]) -> Metrics:
+    """Counts the predictions that are None or an empty text."""
+    del targets
+    return {"unparsed": sum(prediction in (None, "") for prediction in predictions)}
+
+
+def normalise(text: str) -> str:
+    """Lower case, without punctuation and articles, single spaces: SQuAD's normalisation."""
+    text = text.lower().translate(_PUNCTUATION)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+
+
+def exact_match(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Metrics:
+    """Share of predictions that are one of their answers after `normalise`, in %."""
+    return {"exact_match": _mean_of_best(_same, targets, predictions)}
+
+
+def f1(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Metrics:
+    """SQuAD's F1 of the words after `normalise`: of the best answer, averaged, in %.
+
+    Where an answer or a prediction has no word left, it is 1 if neither has and else 0.
+    """
+    return {"f1": _mean_of_best(_word_f1, targets, predictions)}
+
+
+def _mean_of_best(
+    score: Callable[[str, str], float],
+    targets: Sequence[Sequence[str]],
+    predictions: Sequence[str],
+) -> float:
+    best = [
+        max(score(normalise(answer), normalise(prediction)) for answer in answers)
+        if prediction
+        else 0.0
+        for answers, prediction in zip(targets, predictions, strict=True)
+    ]
+    return 100 * sum(best) / len(best)
+
+
+def _same(answer: str, prediction: str) -> float:
+    return float(answer == prediction)
+
+
+def _word_f1(answer: str, prediction: str) -> float:
+    if not answer or not prediction:
+        return _same(answer, prediction)
+    expected, found = Counter(answer.split()), Counter(prediction.split())
+    return 2 * (expected & found).total() / (expected.total() + found.total())
+
+
+def bleu(targets: Sequence[str], predictions: Sequence[str]) -> Metrics:
+    """Corpus BLEU of sacrebleu with its defaults: cased, tokenisation 13a, 4-grams."""
+    # `force` keeps sacrebleu from remarking that texts look tokenised.
+    score = sacrebleu.corpus_bleu(list(predictions), [list(targets)], force=True)
+    return {"bleu": score.score}
+
+
+_ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+def rouge(targets: Sequence[str], predictions: Sequence[str]) -> Metrics:
+    """Mean F-measures of rouge-score with stemming, and first the average of the three.
+
+    ROUGE-L takes a summary as one sequence.
+    """
+    scorer = rouge_scorer.RougeScorer(_ROUGE, use_stemmer=True)
+    scores = [
+        scorer.score(target, prediction)
+        for target, prediction in zip(targets, predictions, strict=True)
+    ]
+    means = {
+        name: 100 * sum(score[name].fmeasure for score in scores) / len(scores) for name in _ROUGE
+    }
+    return {"rouge": sum(means.values()) / len(means), **means}
+
+
+def corpus_f1(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Metrics:
+    """F1 over the corpus for relations that a sentence may not hold (Levy et al. 2017).
+
+    A prediction is right where it has the same set of words as all answers together, case,
+    punctuation, articles and `and` aside. Precision is over the predictions other than
+    `unanswerable`, recall over the targets other than it.
+    """
+    right = claimed = answerable = 0
+    for answers, prediction in zip(targets, predictions, strict=True):
+        expected, found = _word_set(" ".join(answers)), _word_set(prediction)
+        claimed += found != {UNANSWERABLE}
+        answerable += expected != {UNANSWERABLE}
+        right += bool(prediction) and found == expected != {UNANSWERABLE}
+    if not right:
+        return {"corpus_f1": 0.0}
+    return {"corpus_f1": 200 * right / (claimed + answerable)}
+
+
+def _word_set(text: str) -> set[str]:
+    words = {word.translate(_PUNCTUATION) for word in text.lower().split()}
+    return words - {"the", "a", "an", "and", ""}
+
+
+def logical_form_em(
+    targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any] | None]
+) -> Metrics:
+    """Share of queries with the right column, aggregate and set of conditions, in %."""
+    return {"logical_form_em": _share_equal(targets, predictions)}
+
+
+def turn_request_em(
+    targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any] | None]
+) -> Metrics:
+    """Share of turns with the right set of requested slots, in %."""
+    return {
+        "turn_request_em": _share_equal(
+            [target["request"] for target in targets],
+            [prediction and prediction["request"] for prediction in predictions],
+        )
+    }
+
+
+def _share_equal(targets: Sequence[Any], predictions: Sequence[Any]) -> float:
+    equal = [target == found for target, found in zip(targets, predictions, strict=True)]
+    return 100 * sum(equal) / len(equal)
+
+
+def joint_goal_em(
+    targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any] | None]
+) -> Metrics:
+    """Share of turns after which every goal of the dialogue so far is right, in %.
+
+    The goals are those of all turns up to this one, a later value in place of an earlier one. A
+    turn whose prediction is unparsed is wrong and leaves the predicted goals as they were.
+    """
+    pairs = sorted(
+        zip(targets, predictions, strict=True),
+        key=lambda pair: (pair[0]["dialogue"], pair[0]["turn"]),
+    )
+    right, dialogue, goals, predicted_goals = 0, None, {}, {}
+    for target, prediction in pairs:
+        if target["dialogue"] != dialogue:
+            dialogue, goals, predicted_goals = target["dialogue"], {}, {}
+        goals = goals | target["inform"]
+        if prediction is not None:
+            predicted_goals = predicted_goals | prediction["inform"]
+            right += goals == predicted_goals
+    return {"joint_goal_em": 100 * right / len(pairs)}

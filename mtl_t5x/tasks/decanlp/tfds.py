@@ -1,0 +1,61 @@
+"""DecaNLP's tasks that TensorFlow Datasets has, as rows."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+
+from mtl_t5x.tasks import sources
+from mtl_t5x.tasks.decanlp import rows as decanlp_rows
+from mtl_t5x.tasks.sources import Row
+
+
+@functools.cache
+def rows(task: str, split: str) -> Sequence[Row]:
+    """Loads an official split; each is loaded once and kept.
+
+    Args:
+      task: one of DecaNLP's ten.
+      split: "train", "validation" or "test"; SQuAD and MultiNLI have no "validation" here.
+
+    Raises:
+      ValueError: TensorFlow Datasets does not have the task, or cannot load it.
+    """
+    if task not in _SETS:
+        raise ValueError(
+            f"DATA is 'tfds', but TensorFlow Datasets has no {task!r} as DecaNLP uses it; it has "
+            f"{', '.join(_SETS)}. Set DATA to 'mini', or to a folder with the decaNLP files."
+        )
+    name, splits, convert = _SETS[task]
+    loaded = sources.tfds_rows(name, splits[split])
+    return [{**convert(row), "idx": index} for index, row in enumerate(loaded)]
+
+
+def squad(row: Row) -> Row:
+    """Converts a row of TFDS' `squad`."""
+    answers = row["answers"]
+    return decanlp_rows.squad(
+        row["context"], row["question"], answers["text"], answers["answer_start"]
+    )
+
+
+def multinli(row: Row) -> Row:
+    """Converts a row of TFDS' `multi_nli`, which has decaNLP's order of classes."""
+    return decanlp_rows.multinli(row["premise"], row["hypothesis"], row["label"])
+
+
+def cnn_dailymail(row: Row) -> Row:
+    """Converts a row of TFDS' `cnn_dailymail`; line breaks become spaces, as in decaNLP."""
+    article, highlights = (" ".join(row[name].split()) for name in ("article", "highlights"))
+    return decanlp_rows.summary(article, highlights)
+
+
+_SETS: Mapping[str, tuple[str, Mapping[str, str], Callable[[Row], Row]]] = {
+    "squad": ("squad", {"train": "train", "test": "validation"}, squad),
+    "multinli": ("multi_nli", {"train": "train", "test": "validation_matched"}, multinli),
+    "cnn_dailymail": (
+        "cnn_dailymail",
+        {split: split for split in ("train", "validation", "test")},
+        cnn_dailymail,
+    ),
+}

@@ -1,0 +1,169 @@
+import collections
+
+import numpy as np
+import pytest
+import seqio
+
+from mtl_t5x.data import batching as data
+from mtl_t5x.data import heads
+from mtl_t5x.tasks.glue import glue
+
+INPUTS = "encoder_input_tokens"
+LENGTHS = {"inputs": 32, "targets": 8}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mini_glue():
+    glue.register()
+
+
+def first_batches(names, count=3, **kwargs):
+    tasks = data.find_tasks(names)
+    batches = data.train_batches(tasks, LENGTHS, 4, **{"seed": 0, **kwargs})
+    return [next(batches) for _ in range(count)]
+
+
+def test_a_batch_holds_every_task():
+    (batch,) = first_batches(["glue_cola.default.semantic", "glue_rte.default.semantic"], 1)
+    assert batch[INPUTS].shape == (2, 4, 32)
+    assert batch["decoder_loss_weights"].shape == (2, 4, 8)
+    vocabulary = seqio.get_mixture_or_task("glue_cola.default.semantic").output_features["inputs"]
+    texts = [
+        [vocabulary.vocabulary.decode([int(i) for i in row if i > 1]) for row in rows]
+        for rows in batch[INPUTS]
+    ]
+    assert all(text.startswith("cola sentence: ") for text in texts[0])
+    assert all(text.startswith("rte sentence1: ") for text in texts[1])
+    # Teacher forcing: the decoder sees the targets one position late, and the loss counts them.
+    targets = batch["decoder_target_tokens"]
+    np.testing.assert_array_equal(
+        batch["decoder_input_tokens"][..., 1:],
+        targets[..., :-1] * (batch["decoder_input_tokens"][..., 1:] > 0),
+    )
+    np.testing.assert_array_equal(batch["decoder_loss_weights"], targets > 0)
+
+
+def test_same_seed_same_batches_other_seed_others():
+    name = "glue_mrpc.default.semantic"
+    once, again, other = (first_batches(name, seed=seed) for seed in (0, 0, 1))
+    for a, b in zip(once, again):
+        np.testing.assert_array_equal(a[INPUTS], b[INPUTS])
+    assert not np.array_equal(once[0][INPUTS], other[0][INPUTS])
+
+
+def test_starting_later_goes_on_in_the_same_stream():
+    names = ["glue_cola.default.semantic", "glue_sst2.default.semantic"]
+    whole = first_batches(names, 5)
+    rest = first_batches(names, 2, start_step=3)
+    for a, b in zip(whole[3:], rest):
+        np.testing.assert_array_equal(a[INPUTS], b[INPUTS])
+
+
+def test_the_shares_of_several_processes_make_up_the_batch():
+    names = [f"glue_{name}.default.semantic" for name in ("cola", "sst2", "stsb")]
+    whole = first_batches(names, 2, start_step=1)
+    for tasks in (slice(0, 2), slice(2, 3)):
+        for examples in (slice(0, 1), slice(1, 4)):
+            share = first_batches(names, 2, start_step=1, share=(tasks, examples))
+            for batch, part in zip(whole, share, strict=True):
+                for name in batch:
+                    np.testing.assert_array_equal(batch[name][tasks, examples], part[name])
+
+
+def test_a_task_sees_the_same_examples_alone_and_among_others():
+    (alone,) = first_batches("glue_sst2.default.semantic", 1)
+    (among,) = first_batches(["glue_cola.default.semantic", "glue_sst2.default.semantic"], 1)
+    np.testing.assert_array_equal(alone[INPUTS][0], among[INPUTS][1])
+
+
+def test_every_example_is_drawn_equally_often():
+    # SeqIO shuffles through a buffer that reaches over the end of an epoch, hence the one more or
+    # less.
+    task = data.find_tasks("glue_cola.default.semantic")[0]
+    examples = data.count(task, "train", LENGTHS)["examples"]
+    batches = data.train_batches([task], LENGTHS, 100, seed=0)
+    drawn = collections.Counter(
+        tuple(row) for _ in range(5 * examples // 100) for row in next(batches)[INPUTS][0]
+    )
+    assert len(drawn) >= 0.99 * examples
+    assert set(drawn.values()) <= {3, 4, 5, 6, 7}
+
+
+def test_mixture_is_its_tasks_and_lists_are_flattened_once():
+    mixture = data.find_tasks("glue.default.semantic")
+    assert len(mixture) == 9
+    again = data.find_tasks(["glue_cola.default.semantic", "glue.default.semantic"])
+    assert again[0].name == "glue_cola.default.semantic"
+    assert set(again) == set(mixture)
+
+
+def test_short_names():
+    tasks = data.find_tasks(["glue_cola.default.semantic", "glue_mnli_mismatched.null.semantic"])
+    assert data.short_names(tasks) == ("cola", "mnli_mismatched")
+    same = data.find_tasks(["glue_cola.default.semantic", "glue_cola.null.semantic"])
+    assert data.short_names(same) == ("glue_cola.default.semantic", "glue_cola.null.semantic")
+
+
+@pytest.mark.parametrize(
+    "name, suggestion",
+    [
+        ("glue_cola.default.semantik", "Did you mean 'semantic'"),
+        ("glue.defualt.semantic", "Did you mean 'default'"),
+        ("glue_mnil.default.semantic", "Did you mean 'glue_mnli'"),
+    ],
+)
+def test_unknown_name_suggests_the_nearest(name, suggestion):
+    with pytest.raises(ValueError, match="MIXTURE_OR_TASK_NAME") as error:
+        data.find_tasks(name)
+    assert suggestion in str(error.value)
+
+
+def test_cut_examples_are_counted(caplog):
+    task = data.find_tasks("glue_stsb.default.semantic")[0]
+    with caplog.at_level("WARNING", logger="mtl_t5x"):
+        counts = data.check([task], ["stsb"], "train", {"inputs": 32, "targets": 2})
+    examples = [
+        len(example["targets"])
+        for example in task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+    ]
+    assert counts["stsb"]["inputs_cut"] == 0
+    assert counts["stsb"]["targets_cut"] == sum(n > 2 for n in examples)
+    assert counts["stsb"]["targets_longest"] == max(examples)
+    assert "raise TASK_FEATURE_LENGTHS['targets']" in caplog.text
+
+
+def test_a_batch_that_cannot_be_filled():
+    tasks = data.find_tasks("glue_cola.default.semantic")
+    with pytest.raises(ValueError, match=r"BATCH_SIZE = 99999.*glue_cola\.default\.semantic"):
+        data.check(tasks, ["cola"], "train", LENGTHS, batch_size=99999)
+
+
+def test_a_feature_without_a_length():
+    tasks = data.find_tasks("glue_cola.default.semantic")
+    with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS has no length for targets"):
+        data.check(tasks, ["cola"], "train", {"inputs": 32})
+
+
+def test_a_task_may_have_lengths_of_its_own():
+    lengths = {**LENGTHS, "rte/targets": 2, "cola/inputs": 8}
+    names = ["glue_cola.default.semantic", "glue_rte.default.semantic"]
+    (batch,) = [next(data.train_batches(data.find_tasks(names), lengths, 50, seed=0))]
+    assert batch["decoder_target_tokens"].shape == (2, 50, 8)
+    used = (batch[INPUTS] > 0).sum(axis=-1)
+    assert used[0].max() == 8 and used[1].max() > 8
+    assert data.lengths_of("rte", lengths) == {"inputs": 32, "targets": 2}
+
+
+def test_what_heads_learn_from():
+    names = ["glue_mnli.default.semantic", "glue_stsb.default.semantic"]
+    tasks = data.find_tasks(names)
+    batch = next(data.train_batches(tasks, LENGTHS, 50, seed=0, with_heads=True))
+    targets = batch[heads.FEATURE]
+    assert targets.shape == (2, 50, 3) and (targets[..., 1:] == -1).all()
+    vocabulary = tasks[0].output_features["targets"].vocabulary
+    for row, label in zip(batch["decoder_target_tokens"][0], targets[0, :, 0]):
+        word = vocabulary.decode([int(i) for i in row if i > 1])
+        assert word == ("entailment", "neutral", "contradiction")[int(label)]
+    for row, label in zip(batch["decoder_target_tokens"][1], targets[1, :, 0]):
+        score = float(vocabulary.decode([int(i) for i in row if i > 1]))
+        assert abs(score - label) <= 0.1 + 1e-6

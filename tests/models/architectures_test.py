@@ -1,0 +1,235 @@
+"""Every architecture: losses, per-task gradients of mixed heads, and a shared start."""
+
+import dataclasses
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from mtl_t5x.data import heads
+from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.models import architectures, decoding, losses, pretrained, t5
+
+CONFIG = t5.T5Config(
+    vocab_size=41,
+    emb_dim=16,
+    num_heads=2,
+    num_encoder_layers=2,
+    num_decoder_layers=1,
+    head_dim=8,
+    mlp_dim=24,
+)
+HEADS = (
+    heads.Classification(2),
+    heads.Decoder(),
+    heads.Regression(0.0, 5.0),
+    heads.Span(),
+    heads.Span(no_answer="none"),
+    heads.Classification(3),
+    heads.Decoder(),
+)
+TASKS, BATCH, INPUTS, TARGETS = len(HEADS), 3, 9, 5
+
+
+def models():
+    return [
+        architectures.TextToText(CONFIG),
+        architectures.TextToTextID(CONFIG),
+        architectures.Canonical(CONFIG, heads=HEADS),
+    ]
+
+
+GROUPS = {"all": "(encoder|token_embedder)/.*", "encoder": gradients.ENCODER} | dict(
+    gradients.ENCODER_LAYERS
+)
+
+
+def a_batch(seed: int = 0) -> dict:
+    generator = np.random.default_rng(seed)
+    inputs = generator.integers(2, 41, (TASKS, BATCH, INPUTS))
+    inputs[:, 0, 6:] = 0
+    targets = generator.integers(2, 41, (TASKS, BATCH, TARGETS))
+    targets[:, 1, 3:] = 0
+    span = np.sort(generator.integers(0, 6, (TASKS, BATCH, 2)), axis=-1)
+    label = generator.integers(0, 2, (TASKS, BATCH, 1))
+    head_targets = np.concatenate([label, span], axis=-1)
+    head_targets[3:5, :, 0] = 1
+    head_targets[4, 0] = (0, -1, -1)  # unanswerable
+    head_targets[3, 0] = (1, -1, -1)  # a span that was cut off
+    return {
+        "encoder_input_tokens": jnp.asarray(inputs, jnp.int32),
+        "decoder_input_tokens": jnp.pad(targets, ((0, 0), (0, 0), (1, 0)))[..., :-1],
+        "decoder_target_tokens": jnp.asarray(targets, jnp.int32),
+        "decoder_loss_weights": jnp.asarray(targets > 0, jnp.int32),
+        heads.FEATURE: jnp.asarray(head_targets, jnp.float32),
+    }
+
+
+def init(model, seed: int = 0):
+    return nn.meta.unbox(model.init(jax.random.key(seed), a_batch()))["params"]
+
+
+@pytest.mark.parametrize(
+    "remat", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "remat"]
+)
+@pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
+def test_task_gradients_are_those_of_separate_passes(model, remat):
+    """By leaf and by group; the separate passes are without rematerialisation."""
+    params, batch = init(model), a_batch()
+    separate = separate_gradients(model, params, batch)
+    if remat:
+        model = model.clone(config=dataclasses.replace(CONFIG, remat=True))
+    per_task, total, grams = engine(model, params, batch)
+    products = {}
+    for name, found in per_task.items():
+        expected = np.stack([gradient[name] for gradient in separate])
+        assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected), name
+        flat = expected.reshape(TASKS, -1).astype(np.float64)
+        products[name] = flat @ flat.T
+    for group, names in gradients.select(params, GROUPS).items():
+        expected = sum(products[name] for name in names)
+        lengths = np.sqrt(np.diagonal(expected))
+        error = np.abs(grams[group] - expected) / np.outer(lengths, lengths)
+        assert error.max() <= 1e-5, group
+    for name, found in flatten_dict(total, sep="/").items():
+        expected = sum(gradient[name] for gradient in separate)
+        # The bias of a span's pointers has no gradient but rounding.
+        scale = max(np.linalg.norm(expected), 1e-2)
+        assert np.linalg.norm(found - expected) <= 1e-5 * scale, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
+def test_bfloat16_task_gradients_are_those_of_separate_passes(model):
+    """To bfloat16's 8 bits; the engine's own Gram matrix is of its own gradients, to float32's."""
+    params, batch = init(model), a_batch()
+    model = model.clone(config=dataclasses.replace(CONFIG, dtype="bfloat16"))
+    separate = separate_gradients(model, params, batch)
+    per_task, _, grams = engine(model, params, batch)
+    products = {}
+    for name, found in per_task.items():
+        expected = np.stack([gradient[name] for gradient in separate])
+        assert np.linalg.norm(found - expected) <= 2**-6 * np.linalg.norm(expected), name
+        flat = np.asarray(found, np.float64).reshape(TASKS, -1)
+        products[name] = flat @ flat.T
+    for group, names in gradients.select(params, GROUPS).items():
+        expected = sum(products[name] for name in names)
+        lengths = np.sqrt(np.diagonal(expected))
+        assert np.all(np.abs(grams[group] - expected) <= 1e-4 * np.outer(lengths, lengths)), group
+
+
+def separate_gradients(model, params, batch) -> list[dict]:
+    """A jax.grad call per task, by parameter name."""
+    one = jax.jit(jax.grad(lambda params, k: model.apply({"params": params}, batch)[k]))
+    return [flatten_dict(one(params, k), sep="/") for k in range(TASKS)]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def engine(model, params, batch):
+    """(per-task gradients by name, gradient of the sum, Gram matrix by group)."""
+
+    def loss_fn(params, probes):
+        return model.apply({"params": params, "probes": probes}, batch), None
+
+    _, _, per_task = gradients.per_task_gradients(loss_fn, params, TASKS, GROUPS["all"])
+    _, total, grams = gradients.gradient_and_grams(loss_fn, params, TASKS, GROUPS)
+    return per_task, total, grams
+
+
+def test_one_checkpoint_gives_every_architecture_one_encoder():
+    start = jax.tree.map(np.asarray, init(architectures.TextToText(CONFIG), seed=7))
+    inputs = a_batch()["encoder_input_tokens"][0]
+    encodings, decoders = [], []
+    for model in models():
+        params = pretrained.merge(init(model, seed=8), start)
+        encodings.append(model.apply({"params": params}, inputs, method="encode"))
+        decoders.append(params["decoder"])
+    for other in encodings[1:]:
+        np.testing.assert_array_equal(encodings[0], other)
+    for stacked, copies in ((decoders[1], TASKS), (decoders[2], 2)):
+        for ours, whole in zip(jax.tree.leaves(stacked), jax.tree.leaves(start["decoder"])):
+            np.testing.assert_array_equal(ours, np.broadcast_to(whole, (copies, *whole.shape)))
+
+
+def test_decoders_drawn_at_random_start_equal_too():
+    for weight in jax.tree.leaves(init(architectures.TextToTextID(CONFIG))["decoder"]):
+        np.testing.assert_array_equal(weight, np.broadcast_to(weight[:1], weight.shape))
+
+
+def test_a_decoder_per_task_is_that_many_text_to_text_models():
+    model = architectures.TextToTextID(CONFIG)
+    params, batch = init(model), a_batch()
+    noise = iter(jax.random.split(jax.random.key(5), 100))
+    params["decoder"] = jax.tree.map(
+        lambda weight: weight + 0.1 * jax.random.normal(next(noise), weight.shape),
+        params["decoder"],
+    )
+    found = model.apply({"params": params}, batch)
+    for task in range(TASKS):
+        single, single_params = model.for_task(params, task)
+        rows = jax.tree.map(lambda x: x[task : task + 1], batch)  # noqa: B023
+        expected = single.apply({"params": single_params}, rows)[0]
+        np.testing.assert_allclose(found[task], expected, rtol=1e-5)
+
+
+def test_canonical_heads_by_hand():
+    model = architectures.Canonical(CONFIG, heads=HEADS)
+    params, batch = init(model), a_batch()
+    found = model.apply({"params": params}, batch)
+    inputs, targets = batch["encoder_input_tokens"], np.asarray(batch[heads.FEATURE])
+    encoded = np.asarray(model.apply({"params": params}, inputs, method="encode"), np.float64)
+    mask = np.asarray(inputs != 0, np.float64)[..., None]
+    mean = (encoded * mask).sum(2) / mask.sum(2)
+
+    def linear(task, name, x):
+        weights = params[f"head_{task}"][name]
+        return x @ np.asarray(weights["kernel"], np.float64) + np.asarray(weights["bias"])
+
+    def entropy(logits, label):
+        logits = logits - logits.max()
+        return np.log(np.exp(logits).sum()) - logits[label]
+
+    expected = np.mean(
+        [entropy(linear(0, "logits", mean[0])[b], int(targets[0, b, 0])) for b in range(BATCH)]
+    )
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        found[2], np.mean((linear(2, "score", mean[2])[:, 0] - targets[2, :, 0]) ** 2), rtol=1e-5
+    )
+    pointers = np.where(mask[4] > 0, linear(4, "span", encoded[4]), -1e10)
+    total = 0.0
+    for b in range(BATCH):
+        answerable, first, last = targets[4, b].astype(int)
+        total += entropy(linear(4, "answerable", mean[4])[b], answerable)
+        if answerable and first >= 0:
+            total += entropy(pointers[b, :, 0], first) + entropy(pointers[b, :, 1], last)
+    np.testing.assert_allclose(found[4], total / 3 / BATCH, rtol=1e-5)
+
+
+def test_a_batch_with_other_tasks_than_heads():
+    model = architectures.Canonical(CONFIG, heads=HEADS[:2])
+    with pytest.raises(ValueError, match="7 tasks, but Canonical.heads has 2"):
+        model.init(jax.random.key(0), a_batch())
+
+
+def test_a_span_that_was_lost_teaches_nothing():
+    start, end = jnp.zeros((2, 4)), jnp.zeros((2, 4))
+    both = losses.span(start, end, jnp.array([[1, 2], [-1, -1]]))
+    np.testing.assert_allclose(both, np.log(4) / 2, rtol=1e-6)
+
+
+def test_each_decoder_answers_its_own_task():
+    model = architectures.Canonical(CONFIG, heads=HEADS)
+    params = init(model)
+    decoder = params["decoder"]["logits_dense"]["kernel"]
+    params["decoder"]["logits_dense"]["kernel"] = decoder.at[1].multiply(-1.0)
+    inputs = a_batch()["encoder_input_tokens"][0]
+    answers = []
+    for task in (1, 6):
+        single, single_params = model.for_task(params, task)
+        answers.append(decoding.greedy(single_params, inputs, model=single, max_length=4))
+    assert not np.array_equal(answers[0], answers[1])

@@ -1,0 +1,223 @@
+"""Run by sharding_test.py in a process of its own, with eight CPU devices: steps on every mesh.
+
+python tests/parallel/eight_devices.py FOLDER [wide]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import sys
+
+if __name__ == "__main__":  # before JAX starts; what imports this file keeps its own devices
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+import jax
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict
+
+from mtl_t5x import measure, step
+from mtl_t5x.data import heads
+from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.models import architectures
+from mtl_t5x.parallel import hlo, sharding
+from mtl_t5x.storage import checkpoints
+from tests import random_t5
+
+STEPS = 10
+TASKS = tuple("abcdefgh")
+KEY = jax.random.key(1)
+CONFIG = dataclasses.replace(random_t5.CONFIG, num_encoder_layers=1, num_decoder_layers=1)
+ADAMW = step.adamw(1e-2, 2, 20)
+# AdamW takes full steps along gradients that are nothing but rounding, and of these there are many
+# where every task has a decoder of its own.
+SGD = optax.sgd(0.01, momentum=0.9)
+ENCODER = (("encoder", gradients.ENCODER),)
+BOTH = (*ENCODER, ("decoder", "decoder/.*(kernel|rel_embedding)"))
+
+TEXT = architectures.TextToText(CONFIG)
+KINDS = (
+    heads.Classification(3),
+    heads.Span(None),
+    heads.Decoder(),
+    heads.Regression(0.0, 5.0),
+    heads.Span("none"),
+    heads.Decoder(),
+    heads.Classification(2),
+    heads.Decoder(),
+)
+# By kind and name: the mesh and its devices, microbatches. `WIDE` runs with the slow tests.
+RUNS = {
+    "text": {
+        "one device": {"mesh": None},
+        "data 8": {"mesh": sharding.Mesh()},
+        "fsdp 8": {"mesh": sharding.Mesh(fsdp=True)},
+        "data 4 x model 2": {"mesh": sharding.Mesh(4, 2)},
+    },
+}
+WIDE = {
+    "text": {
+        "one device": {"mesh": None},
+        "one device, 4 microbatches": {"mesh": None, "microbatches": 4},
+        "data 2 x model 4, remat": {"mesh": sharding.Mesh(2, 4), "remat": True},
+        "fsdp 4 x model 2": {"mesh": sharding.Mesh(4, 2, fsdp=True)},
+    },
+    "text, 6 tasks": {
+        "one device": {"mesh": None},
+        "data 4, 2 microbatches": {"mesh": sharding.Mesh(), "devices": 4, "microbatches": 2},
+    },
+    "text, 2 tasks": {
+        "one device": {"mesh": None},
+        "fsdp 8, 2 microbatches": {"mesh": sharding.Mesh(fsdp=True), "microbatches": 2},
+    },
+    "id": {
+        "one device": {"mesh": None},
+        "data 8": {"mesh": sharding.Mesh()},
+        "fsdp 4 x model 2": {"mesh": sharding.Mesh(4, 2, fsdp=True)},
+    },
+    "canonical": {
+        "one device": {"mesh": None},
+        "data 8": {"mesh": sharding.Mesh()},
+        "data 4 x model 2, 2 microbatches": {"mesh": sharding.Mesh(4, 2), "microbatches": 2},
+    },
+}
+MODELS = {
+    "text": (TEXT, 8, BOTH),
+    "text, 6 tasks": (TEXT, 6, BOTH),
+    "text, 2 tasks": (TEXT, 2, BOTH),
+    "id": (architectures.TextToTextID(CONFIG), 8, ENCODER),
+    "canonical": (architectures.Canonical(CONFIG, heads=KINDS), 8, ENCODER),
+}
+
+
+def a_batch(tasks: int) -> dict[str, np.ndarray]:
+    batch = {name: np.asarray(value) for name, value in random_t5.batch(0, tasks, 8).items()}
+    rng = np.random.default_rng(1)
+    first = rng.integers(-1, 3, (tasks, 8))
+    label = rng.integers(0, 2, (tasks, 8))
+    batch[heads.FEATURE] = np.stack([label, first, first], axis=-1).astype(np.float32)
+    return batch
+
+
+def on_mesh(model, batch, mesh, devices=8, optimizer=ADAMW):
+    """A fresh state, the placed batch and the layout."""
+    layout = mesh and step.state_layout(
+        mesh, batch, 8, model=model, optimizer=optimizer, devices=jax.devices()[:devices]
+    )
+    state = step.init_state(
+        jax.random.key(0), batch, model=model, optimizer=optimizer, layout=layout
+    )
+    return (
+        state,
+        batch if layout is None else layout.place(batch, *batch["encoder_input_tokens"].shape[:2]),
+        layout,
+    )
+
+
+def train(model, tasks, groups, *, mesh, devices=8, microbatches=1, remat=False, optimizer=ADAMW):
+    if remat:
+        model = model.clone(config=dataclasses.replace(model.config, remat=True))
+    state, batch, layout = on_mesh(model, a_batch(tasks), mesh, devices, optimizer)
+    step_fn = functools.partial(
+        step.train_step, groups=groups, layout=layout, microbatches=microbatches
+    )
+    seen = {"loss": [], "gram": [], "directional": [], "magnitude": []}
+    for _ in range(STEPS):
+        state, metrics = step_fn(state, batch, KEY)
+        seen["loss"].append(metrics["loss"])
+        numbers = list(metrics["conflict"].values())
+        for name in ("directional", "magnitude"):
+            seen[name].append([group[name] for group in numbers])
+        norms = np.stack([group["norms"] for group in numbers])
+        cosine = np.stack([group["cosine"] for group in numbers])
+        seen["gram"].append(cosine * norms[:, :, None] * norms[:, None, :])
+    return state, {name: np.array(values) for name, values in seen.items()}
+
+
+def traffic(mesh: sharding.Mesh, tasks: int) -> dict[str, dict[str, float]]:
+    """Bytes on the wire per device of the plain and the measuring step, by kind."""
+    state, batch, layout = on_mesh(TEXT, a_batch(tasks), mesh)
+    sent = {}
+    for name, groups in (("plain", ()), ("measuring", BOTH)):
+        lowered = step.train_step.lower(state, batch, KEY, groups=groups, layout=layout)
+        sent[name] = dict(hlo.traffic(lowered.compile().as_text(), 8).bytes)
+    sent["parameters"] = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    return sent
+
+
+def restore(folder: pathlib.Path) -> dict[str, bool]:
+    """Saves on eight devices, restores on fewer and on another mesh: are all leaves equal?"""
+    model, tasks, groups = MODELS["text"]
+    saved, _ = train(model, tasks, groups, mesh=sharding.Mesh(fsdp=True))
+    with checkpoints.manager(str(folder / "run")) as manager:
+        checkpoints.save(manager, saved)
+        manager.wait_until_finished()
+        equal = {}
+        for name, mesh, devices in (
+            ("4", sharding.Mesh(fsdp=True), 4),
+            ("2 x 2", sharding.Mesh(2, 2), 4),
+            ("2", sharding.Mesh(), 2),
+            ("1", None, 1),
+        ):
+            state, _, layout = on_mesh(model, a_batch(tasks), mesh, devices)
+            state = checkpoints.restore_latest(manager, state)
+            pairs = zip(jax.tree.leaves(saved), jax.tree.leaves(state), strict=True)
+            equal[name] = all(np.array_equal(a, b) for a, b in pairs)
+            if layout is not None:
+                expected = jax.tree.leaves(layout.shardings(state))
+                found = [leaf.sharding for leaf in jax.tree.leaves(state)]
+                equal[name] &= all(
+                    a.is_equivalent_to(b, leaf.ndim)
+                    for a, b, leaf in zip(expected, found, jax.tree.leaves(state))
+                )
+    return equal
+
+
+def fixed_points() -> dict[str, dict]:
+    """`measure.at` of two pieces, by mesh and kind."""
+    points = {}
+    meshes = {"one device": None, "fsdp 8": sharding.Mesh(fsdp=True), "4 x 2": sharding.Mesh(4, 2)}
+    for name, mesh in meshes.items():
+        state, batch, layout = on_mesh(TEXT, a_batch(8), mesh)
+        turned = {feature: value[:, ::-1] for feature, value in a_batch(8).items()}
+        turned["encoder_input_tokens"] = np.roll(turned["encoder_input_tokens"], 1, axis=0)
+        pieces = [batch, turned if layout is None else layout.place(turned, 8, 8)]
+        for kind, width in (("exact", None), ("sketched", 512)):
+            settings = measure.Settings(examples=16, piece=8, sketch_width=width)
+            points[f"{name}, {kind}"] = measure.at(
+                state.params, pieces, model=TEXT, tasks=TASKS, settings=settings, layout=layout
+            )
+    return points
+
+
+def main(folder: pathlib.Path, wide: bool) -> None:
+    facts = {"shards": {}, "compilations": {}}
+    for kind, runs in (WIDE if wide else RUNS).items():
+        model, tasks, groups = MODELS[kind]
+        optimizer = SGD if wide else ADAMW
+        for name, settings in runs.items():
+            before = step.train_step._cache_size()
+            state, seen = train(model, tasks, groups, optimizer=optimizer, **settings)
+            facts["compilations"][f"{kind}/{name}"] = step.train_step._cache_size() - before
+            flat = flatten_dict(state.params, sep="/")
+            np.savez(folder / f"{kind}-{name}.npz", **seen, **flat)
+            facts["shards"][f"{kind}/{name}"] = [
+                sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+                / sum(leaf.size for leaf in leaves)
+                for leaves in (list(flat.values()), jax.tree.leaves(state.opt_state))
+            ]
+    facts["traffic"] = traffic(sharding.Mesh(fsdp=wide), 8)
+    if not wide:
+        facts["restored"] = restore(folder)
+    else:
+        facts["points"] = fixed_points()
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]), wide=sys.argv[2:] == ["wide"])

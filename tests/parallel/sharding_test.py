@@ -1,0 +1,234 @@
+"""Meshes: the numbers of a step don't depend on them, and measuring costs no traffic.
+
+What needs several devices runs in a process of its own (`eight_devices.py`), once for all tests.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from mtl_t5x.parallel import sharding
+from tests.parallel import eight_devices
+
+HERE = pathlib.Path(__file__).parent
+
+
+def run(folder: pathlib.Path, *arguments: str) -> pathlib.Path:
+    environment = {**os.environ, "PYTHONPATH": f"{HERE.parents[1]}"}
+    command = [sys.executable, str(HERE / "eight_devices.py"), str(folder), *arguments]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory) -> pathlib.Path:
+    return run(tmp_path_factory.mktemp("eight"))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> pathlib.Path:
+    return run(tmp_path_factory.mktemp("eight_wide"), "wide")
+
+
+def facts(folder: pathlib.Path) -> dict:
+    return json.loads((folder / "facts.json").read_text())
+
+
+def pairs(runs) -> list[tuple[str, str]]:
+    return [(kind, name) for kind, names in runs.items() for name in names if name != "one device"]
+
+
+def assert_equals_one_device(folder: pathlib.Path, kind: str, name: str) -> None:
+    """Losses, Gram matrices, conflict and parameters, to 1e-5 of each array's largest number."""
+    one, several = (np.load(folder / f"{kind}-{run}.npz") for run in ("one device", name))
+    assert set(one) == set(several)
+    assert one["loss"][-1].sum() < 0.9 * one["loss"][0].sum(), "ten steps that learn something"
+    for array in one:
+        # The directional conflict is a difference of numbers of size 1, and the bias of a span's
+        # pointers, which changes no softmax over positions, learns nothing but rounding.
+        scale = 1.0 if array == "directional" else max(np.abs(one[array]).max(), 1e-3)
+        np.testing.assert_allclose(
+            several[array], one[array], rtol=0, atol=1e-5 * scale, err_msg=f"{name}: {array}"
+        )
+
+
+@pytest.mark.parametrize("kind, name", pairs(eight_devices.RUNS))
+def test_every_mesh_computes_the_same(narrow, kind, name):
+    assert_equals_one_device(narrow, kind, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, name", pairs(eight_devices.WIDE))
+def test_every_mesh_computes_the_same_for_every_architecture(wide, kind, name):
+    assert_equals_one_device(wide, kind, name)
+
+
+def test_parameters_and_optimizer_state_are_split(narrow):
+    shards = facts(narrow)["shards"]
+    assert shards["text/data 8"] == [1, 1]
+    # All but the relative positions' bias is an eighth.
+    assert max(shards["text/fsdp 8"]) < 0.14
+    assert max(shards["text/data 4 x model 2"]) < 0.51
+
+
+def test_nothing_is_compiled_twice(narrow):
+    assert set(facts(narrow)["compilations"].values()) == {1}
+
+
+def test_measuring_sends_what_a_plain_step_sends(narrow):
+    sent = facts(narrow)["traffic"]
+    plain, measuring = (sum(sent[name].values()) for name in ("plain", "measuring"))
+    ring = 2 * 7 / 8 * sent["parameters"]
+    assert ring <= plain < 1.01 * ring, "the plain step is an all-reduce of the gradient"
+    assert measuring <= 1.05 * plain
+    assert sent["measuring"]["all-to-all"] > 0.3 * plain
+
+
+@pytest.mark.slow
+def test_measuring_sends_what_a_plain_step_sends_with_fsdp(wide):
+    sent = facts(wide)["traffic"]
+    assert sum(sent["measuring"].values()) <= 1.05 * sum(sent["plain"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["exact", "sketched"])
+@pytest.mark.parametrize("mesh", ["fsdp 8", "4 x 2"])
+def test_a_fixed_point_is_measured_alike(wide, mesh, kind):
+    points = facts(wide)["points"]
+    one, several = (points[f"{name}, {kind}"] for name in ("one device", mesh))
+    np.testing.assert_allclose(*(list(p["loss"].values()) for p in (one, several)), rtol=1e-5)
+    for group, figures in one["groups"].items():
+        for name in ("cosine", "reference_directional", "reference_magnitude", "magnitude"):
+            expected = np.array(figures[name])
+            np.testing.assert_allclose(
+                several["groups"][group][name], expected, rtol=0,
+                atol=1e-5 * max(1.0, expected.max()), err_msg=f"{group}: {name}",
+            )  # fmt: skip
+        for name in ("norms", "noise_trace"):
+            expected, found = (
+                np.array(list(p["groups"][group][name].values())) for p in (one, several)
+            )
+            np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * expected.max())
+
+
+@pytest.mark.parametrize("devices", ["4", "2 x 2", "2", "1"])
+def test_a_checkpoint_of_eight_restores_on_fewer(narrow, devices):
+    assert facts(narrow)["restored"][devices]
+
+
+# The mesh
+
+
+@pytest.mark.parametrize(
+    "mesh, devices, shape",
+    [
+        (sharding.Mesh(), 8, (8, 1)),
+        (sharding.Mesh(4, 2), 8, (4, 2)),
+        (sharding.Mesh(data=-1, model=4), 8, (2, 4)),
+        (sharding.Mesh(data=2, model=-1), 8, (2, 4)),
+    ],
+)
+def test_mesh_shape(mesh, devices, shape):
+    assert mesh.shape(devices) == shape
+
+
+@pytest.mark.parametrize(
+    "mesh, message",
+    [
+        (sharding.Mesh(3), "data = 3 and .model = 1 don't make up the 8 devices"),
+        (sharding.Mesh(-1, 3), "don't make up the 8 devices"),
+        (sharding.Mesh(-1, -1), "one of the two may be -1"),
+        (sharding.Mesh(0), "sizes are 1 or more"),
+    ],
+)
+def test_a_mesh_that_does_not_fit(mesh, message):
+    with pytest.raises(ValueError, match=message):
+        mesh.shape(8)
+
+
+def a_state():
+    box = lambda shape, *names: nn.Partitioned(  # noqa: E731
+        jax.ShapeDtypeStruct(shape, np.float32), names
+    )
+    return {
+        "count": jax.ShapeDtypeStruct((), np.int32),
+        "each": box((6, 32, 24), "task", "embed", "joined_kv"),
+        "kernel": box((32, 24), "embed", "joined_kv"),
+        "odd": box((32, 7), "embed", "mlp"),
+        "row": box((32,), "embed", "mlp"),  # an optimizer's statistic of another rank
+    }
+
+
+@pytest.mark.parametrize(
+    "mesh, alike, shape, specs",
+    [
+        (
+            sharding.Mesh(4, 2),
+            True,
+            (2, 2, 2),
+            [(), ("task", None, "model"), (None, "model"), (None, None), ()],
+        ),
+        (
+            sharding.Mesh(4, 2, fsdp=True),
+            False,
+            (1, 4, 2),
+            [
+                (),
+                (None, ("task", "data"), "model"),
+                (("task", "data"), "model"),
+                (("task", "data"), None),
+                (),
+            ],
+        ),
+    ],
+)
+def test_layout(monkeypatch, mesh, alike, shape, specs):
+    devices = np.array([jax.devices()[0]] * 8)
+    monkeypatch.setattr(jax.sharding, "Mesh", lambda grid, names: (grid.shape, names))
+    layout = sharding.layout(
+        mesh, a_state(), num_tasks=6, batch_size=4, tasks_are_alike=alike, devices=devices
+    )
+    assert layout.mesh == (shape, ("task", "data", "model"))
+    assert layout.specs == tuple(PartitionSpec(*spec) for spec in specs)
+
+
+def test_a_batch_that_can_not_be_spread():
+    devices = [jax.devices()[0]] * 8
+    with pytest.raises(ValueError, match="BATCH_SIZE = 6.*Set BATCH_SIZE to a multiple of 4"):
+        sharding.layout(
+            sharding.Mesh(), a_state(), num_tasks=6, batch_size=6, tasks_are_alike=True,
+            devices=devices,
+        )  # fmt: skip
+
+
+# Starting together
+
+
+@pytest.mark.parametrize(
+    "environment, several",
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "a"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, True),
+    ],
+)
+def test_the_cluster_is_told_by_the_environment(environment, several):
+    assert sharding.in_cluster(environment) is several
+
+
+def test_half_of_the_addresses():
+    with pytest.raises(ValueError, match="--num_processes and --process_id go together"):
+        sharding.start_distributed(coordinator_address="localhost:1")

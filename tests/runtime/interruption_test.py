@@ -1,0 +1,47 @@
+"""SIGTERM and SIGKILL, against the program as a user starts it."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from mtl_t5x.runtime import interruption
+from tests.faults import kill_and_resume as faults
+
+
+def test_a_signal_is_kept_until_it_is_asked_for():
+    before = signal.getsignal(signal.SIGTERM)
+    with interruption.Watch() as watch:
+        assert not watch.requested(1)
+        signal.raise_signal(signal.SIGTERM)
+        assert watch.requested(2)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_saves_and_exits_with_its_own_code(tmp_path):
+    """Between two periodic saves; started again the run goes on from there and ends."""
+    steps = 16
+    process = faults.start(tmp_path, steps)
+    assert faults.wait_for_steps(process, tmp_path, 12)
+    process.terminate()
+    assert process.wait(60) == interruption.EXIT_CODE
+    saved = faults.newest_checkpoint(tmp_path)
+    assert saved == faults.logged_steps(tmp_path) >= 12
+    assert not (tmp_path / "results.json").exists()
+    output = (tmp_path / "output.txt").read_text()
+    assert f"told to stop: saved after step {saved}" in output
+    assert faults.start(tmp_path, steps).wait() == 0
+    assert f"going on from step {saved}" in (tmp_path / "output.txt").read_text()
+    assert json.loads((tmp_path / "results.json").read_text())["step"] == steps
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_undisturbed_ones(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--kills=3", f"--folder={tmp_path}"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    last = json.loads(ended.stdout.splitlines()[-1])
+    assert last["kills"] == last["restarts"] == 3 and last["bit_equal"]
+    assert last["lost_steps_max"] <= last["save_period"] and last["damaged"] == 0

@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import flax.linen as nn
 import jax
-import optax
-import seqio
 
 from mtl_t5x import measure, step
-from mtl_t5x.data import batching as data
+from mtl_t5x.experiment import Experiment
 from mtl_t5x.parallel import hlo, sharding
 
 
@@ -61,17 +58,7 @@ class Cost:
         return max(computing, reading) + sending
 
 
-def dry_run(
-    *,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    tasks: Sequence[seqio.Task],
-    task_feature_lengths: data.FeatureLengths,
-    batch_size: int,
-    conflict: measure.InTraining,
-    mesh: sharding.Mesh,
-    microbatches: int = 1,
-) -> dict[str, Cost]:
+def dry_run(*, experiment: Experiment, conflict: measure.InTraining) -> dict[str, Cost]:
     """Compiles the plain and, where the conflict is measured, that step; prints what they take.
 
     A mesh of more devices than a CPU has is laid over as many virtual ones. FLOPs and bytes are
@@ -81,30 +68,28 @@ def dry_run(
     Returns:
       The costs of a device by the step's kind, `plain` and `measuring`.
     """
-    devices = _devices(mesh)
-    names = data.short_names(data.with_split(tasks, "train"))
-    kinds = {"plain": (), "measuring": tuple(conflict.groups.items())}
-    if not conflict.period:
-        del kinds["measuring"]
-    example = data.empty_batch(names, task_feature_lengths)
-    layout = step.state_layout(mesh, example, batch_size, model=model, optimizer=optimizer)
-    state = step.state_shapes(example, model=model, optimizer=optimizer, layout=layout)
-    batch = {
-        name: jax.ShapeDtypeStruct((len(names), batch_size, *value.shape[2:]), value.dtype)
-        for name, value in example.items()
-    }
-    if layout is not None:
-        examples = jax.sharding.NamedSharding(layout.mesh, sharding.BATCH)
-        batch = sharding.placed_shapes(batch, jax.tree.map(lambda _: examples, batch))
+    devices = _devices(experiment.mesh)
+    kinds = {"plain": {}}
+    if conflict.period:
+        groups = tuple(conflict.groups.items())
+        kinds["measuring"] = {"groups": groups, "halves": conflict.unbiased_window > 0}
+    layout = experiment.layout()
+    state, batch = experiment.state_shapes(layout), experiment.batch_shapes(layout)
     costs = {}
-    for kind, groups in kinds.items():
+    for kind, measured in kinds.items():
         lowered = step.train_step.lower(
-            state, batch, jax.random.key(0), groups=groups, layout=layout, microbatches=microbatches
+            state,
+            batch,
+            jax.random.key(0),
+            layout=layout,
+            microbatches=experiment.microbatches,
+            **measured,
         )
         costs[kind] = _cost(lowered.compile(), devices)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    title = f"{len(names)} tasks of {batch_size} examples, {parameters:,} parameters, {devices} x "
-    print(title + jax.devices()[0].device_kind + (f", {mesh}" if devices > 1 else ""))
+    title = f"{len(experiment.names)} tasks of {experiment.batch_size} examples, {parameters:,} "
+    title += f"parameters, {devices} x {jax.devices()[0].device_kind}"
+    print(title + (f", {experiment.mesh}" if devices > 1 else ""))
     print(report(costs))
     return costs
 

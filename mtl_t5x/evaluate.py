@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -11,54 +12,85 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-import optax
 import seqio
 import tensorflow as tf
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mtl_t5x import step as step_lib
-from mtl_t5x.data import batching as data
-from mtl_t5x.data import heads
+from mtl_t5x.data import counting, features, heads, lookup
+from mtl_t5x.experiment import Experiment
 from mtl_t5x.models import decoding
-from mtl_t5x.storage import checkpoints
+from mtl_t5x.parallel import sharding
+from mtl_t5x.runtime import watchdog
+from mtl_t5x.storage import checkpoints, files
 
 logger = logging.getLogger(__name__)
 
 RESULTS = "results.json"
 PREDICTIONS = "inference_eval"
+SPLITS = ("validation", "test")
 Metrics = dict[str, dict[str, float]]
-# From inputs [batch, length] to the answers' token ids, [batch, longest answer].
-Answer = Callable[[np.ndarray], np.ndarray]
+# From inputs [batch, length] to the predictions' token ids, [batch, longest prediction].
+Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def positions(
-    tasks: Sequence[seqio.Task], evaluated_as: Mapping[str, str], *, all_alike: bool
-) -> dict[str, int]:
-    """By task name, which of the trained tasks' heads or decoders answers it.
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """When a model is evaluated while it trains, and how it predicts.
 
-    Args:
-      tasks: trained ones and ones that are only evaluated.
-      evaluated_as: from the name of a task that is only evaluated to that of a trained one.
-      all_alike: whether every task is answered alike, so that it doesn't matter.
+    Attributes:
+      period: steps between evaluations of the dev split; 0: at the end only.
+      batch_size: examples decoded at once.
+      evaluated_as: whose head or decoder predicts for a task that is only evaluated, by task name.
+      search: how predictions are decoded.
+    """
+
+    period: int = 0
+    batch_size: int = 64
+    evaluated_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    search: decoding.Search = dataclasses.field(default_factory=decoding.Search)
+
+    def positions(self, experiment: Experiment) -> dict[str, int]:
+        """By task name, which of the trained tasks' heads or decoders predicts for it.
+
+        Raises:
+          ValueError: a task that is only evaluated, and nothing says by whose head.
+        """
+        trained, found = experiment.names, {}
+        for name in lookup.short_names(experiment.tasks):
+            as_task = name if name in trained else self.evaluated_as.get(name)
+            if as_task not in trained and not experiment.model.shares_decoder:
+                raise ValueError(
+                    f"{name} isn't trained, so it has no head or decoder of its own: say whose "
+                    f'predicts for it, EVALUATED_AS = {{"{name}": "{trained[0]}"}}, or leave it out'
+                )
+            found[name] = trained.index(as_task) if as_task in trained else 0
+        return found
+
+
+def scored_tasks(experiment: Experiment, split: str) -> dict[str, seqio.Task]:
+    """By short name, the tasks that have the split and say how they are scored."""
+    named = zip(lookup.short_names(experiment.tasks), experiment.tasks, strict=True)
+    having = {name: task for name, task in named if split in task.splits}
+    for task in having.values():
+        if not task.metric_fns:
+            logger.warning("%s has no metric functions: it isn't evaluated", task.name)
+    return {name: task for name, task in having.items() if task.metric_fns}
+
+
+def check(experiment: Experiment, evaluation: Evaluation) -> None:
+    """Reads the splits that will be evaluated, so that nothing is trained that can't be.
 
     Raises:
-      ValueError: a task that is only evaluated, and nothing says by whose head.
+      ValueError: a split without examples, or a task that nothing predicts for.
     """
-    trained = data.short_names(data.with_split(tasks, "train"))
-    answered_by = {}
-    for name in data.short_names(tasks):
-        answered_as = name if name in trained else evaluated_as.get(name)
-        if answered_as not in trained and not all_alike:
-            raise ValueError(
-                f"{name} isn't trained, so it has no head or decoder of its own: say whose answers "
-                f'it, EVALUATED_AS = {{"{name}": "{trained[0]}"}}, or leave it out'
-            )
-        answered_by[name] = trained.index(answered_as) if answered_as in trained else 0
-    return answered_by
+    evaluation.positions(experiment)
+    for split in SPLITS:
+        tasks = scored_tasks(experiment, split)
+        counting.check(tasks, split, experiment.task_feature_lengths)
 
 
-def answer_function(
+def predict_function(
     params: Any,
     task: seqio.Task,
     position: int,
@@ -66,8 +98,8 @@ def answer_function(
     model: nn.Module,
     max_length: int,
     search: decoding.Search,
-) -> Answer:
-    """What answers a task: its head, or the search with its decoder."""
+) -> Predict:
+    """What predicts for a task: its head, or the search with its decoder."""
     head = model.head(position)
     if isinstance(head, heads.Decoder):
         single, params = model.for_task(params, position)
@@ -80,11 +112,12 @@ def answer_function(
             search=search,
         )
 
-    def answer(inputs: np.ndarray) -> np.ndarray:
-        predicted = jax.device_get(_predict(params, inputs, model=model, task=position))
+    def predict(inputs: np.ndarray) -> np.ndarray:
+        outputs = jax.device_get(_head_outputs(params, inputs, model=model, task=position))
+        inputs = np.asarray(inputs)
         rows = [
-            heads.answer(
-                head, {name: x[i] for name, x in predicted.items()}, inputs[i], task, max_length
+            heads.predicted_tokens(
+                head, {name: x[i] for name, x in outputs.items()}, inputs[i], task, max_length
             )
             for i in range(len(inputs))
         ]
@@ -92,156 +125,219 @@ def answer_function(
         width = max(max_length, *map(len, ends))
         return np.array([row + [decoding.PAD_ID] * (width - len(row)) for row in ends])
 
-    return answer
+    return predict
 
 
 @functools.partial(jax.jit, static_argnames=("model", "task"))
-def _predict(params: Any, inputs: jax.Array, *, model: nn.Module, task: int) -> dict:
+def _head_outputs(params: Any, inputs: jax.Array, *, model: nn.Module, task: int) -> dict:
     return model.apply({"params": params}, inputs, task, method="predict")
 
 
 def predictions(
-    answer: Answer, batch_size: int, dataset: tf.data.Dataset
+    predict: Predict,
+    batch_size: int,
+    place: Callable[[np.ndarray], Any],
+    dataset: tf.data.Dataset,
 ) -> list[tuple[int, list[int]]]:
     """(index, token ids) of every example of an enumerated dataset of model features.
 
-    Each process answers its share of the examples, and gets what the others answered.
+    Each process predicts for its share of the examples, and gets what the others predicted.
     """
     dataset = dataset.shard(jax.process_count(), jax.process_index())
-    indices, answers = [], []
+    indices, predicted = [], []
     for numbers, batch in dataset.batch(batch_size).as_numpy_iterator():
         inputs = batch["encoder_input_tokens"]
         rows = len(inputs)
-        # The last batch is filled up, so that one compiled program answers every batch.
+        # The last batch is filled up, so that one compiled program takes every batch.
         inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
         indices.extend(numbers.tolist())
-        answers.extend(np.asarray(answer(inputs))[:rows])
-    # Arrays of one shape: the longest share and the longest answer, the rows that lack numbered -1.
-    size = (len(answers), max(map(len, answers), default=0))
+        predicted.extend(np.asarray(predict(place(inputs)))[:rows])
+    # Arrays of one shape: the longest share and prediction, the rows that lack numbered -1.
+    size = (len(predicted), max(map(len, predicted), default=0))
     rows, width = np.max(multihost_utils.process_allgather(np.array(size)), axis=0)
     table = np.full((rows, 1 + width), decoding.PAD_ID)
     table[:, 0] = -1
-    for row, index, answer_ids in zip(table, indices, answers, strict=False):
-        row[0], row[1 : 1 + len(answer_ids)] = index, answer_ids
+    for row, index, ids in zip(table, indices, predicted, strict=False):
+        row[0], row[1 : 1 + len(ids)] = index, ids
     gathered = multihost_utils.process_allgather(table, tiled=True)
     return [(index, ids) for index, *ids in gathered.tolist() if index >= 0]
 
 
 def evaluate(
     params: Any,
-    tasks: Sequence[seqio.Task],
+    experiment: Experiment,
+    evaluation: Evaluation,
     *,
-    model: nn.Module,
     split: str,
-    feature_lengths: data.FeatureLengths,
-    batch_size: int,
-    output_dir: epath.Path,
+    model_dir: str,
     step: int,
-    answered_by: Mapping[str, int],
-    search: decoding.Search,
+    layout: sharding.Layout | None = None,
+    only: Sequence[str] | None = None,
 ) -> Metrics:
     """The metrics of every task that has the split, by short task name.
 
-    Beside the task's own metrics stand the counts of `data.count`. Writes `<task>-metrics.jsonl`,
-    `<task>-<step>.jsonl` with every prediction, and TensorBoard event files to `output_dir`, for
-    splits other than test to a folder of the split's name in it. `answered_by` is of `positions`.
-    Several processes share the examples; each has `params` whole, and the first one writes.
+    Beside the task's own metrics stand the counts of `counting.count`. Writes
+    `<task>-metrics.jsonl`, `<task>-<step>.jsonl` with every prediction, and TensorBoard event files
+    to `model_dir/inference_eval`, for splits other than test to a folder of the split's name in it.
+    A step that is evaluated again stands there once. Several devices and processes share the
+    examples; the first process writes.
+
+    Args:
+      params: of the model, placed by `layout`.
+      experiment, evaluation: see there.
+      split: of the tasks.
+      model_dir: the run's folder.
+      step: of the parameters.
+      layout: where they live; None: on one device.
+      only: short names of the tasks to evaluate; None: all.
     """
-    if split != "test":
-        output_dir = output_dir / split
+    tasks = scored_tasks(experiment, split)
+    positions = evaluation.positions(experiment)
+    folder = _folder(model_dir, split)
     loggers = {}
     if jax.process_index() == 0:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         loggers = {
             "logger_cls": [seqio.JSONLogger, seqio.TensorBoardLogger],
-            "log_dir": str(output_dir),
+            "log_dir": str(folder),
         }
-    having = [
-        (name, task)
-        for name, task in zip(data.short_names(tasks), tasks, strict=True)
-        if split in task.splits
-    ]
-    names = [name for name, _ in having]
-    counts = data.check([task for _, task in having], names, split, feature_lengths)
+    place, batch_size = np.asarray, evaluation.batch_size
+    if layout is not None:
+        params, rows = layout.for_this_process(params)
+        place = functools.partial(jax.device_put, device=rows)
+        batch_size += -batch_size % rows.num_devices  # every device takes as many
     results = {}
-    for name, task in having:
-        if not task.metric_fns:
-            logger.warning("%s has no metric functions: it isn't evaluated", task.name)
+    for name, task in tasks.items():
+        if only is not None and name not in only:
             continue
-        lengths = data.lengths_of(name, feature_lengths)
+        lengths = features.lengths_of(name, experiment.task_feature_lengths)
+        if loggers:
+            _forget(folder / f"{task.name}-metrics.jsonl", step)
         evaluator = seqio.Evaluator(
             task.name,
-            data.model_features(),
+            features.model_features(),
             eval_split=split,
             sequence_length=lengths,
             **loggers,
         )
-        answer = answer_function(
+        predict = predict_function(
             params,
             task,
-            answered_by[name],
-            model=model,
+            positions[name],
+            model=experiment.model,
             max_length=lengths["targets"],
-            search=search,
+            search=evaluation.search,
         )
         metrics, _ = evaluator.evaluate(
             compute_metrics=True,
             step=step,
-            predict_fn=functools.partial(predictions, answer, batch_size),
+            predict_fn=functools.partial(predictions, predict, batch_size, place),
         )
         scores = metrics.result()[task.name]
         evaluator.close()
-        results[name] = {key: float(value) for key, value in scores.items()} | counts[name]
+        results[name] = {key: float(value) for key, value in scores.items()}
+        results[name] |= counting.count(task, split, lengths)
     return results
+
+
+def _folder(model_dir: str, split: str) -> epath.Path:
+    folder = epath.Path(model_dir) / PREDICTIONS
+    return folder if split == "test" else folder / split
+
+
+def _forget(path: epath.Path, step: int) -> None:
+    """Drops what an earlier evaluation of the step has left, whole or cut off."""
+    if path.exists():
+        kept = [line for line in files.read_steps(path)[0] if line["step"] != step]
+        files.write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in kept))
+
+
+def not_evaluated(
+    experiment: Experiment, split: str, model_dir: str, step: int, *, whole: bool
+) -> list[str]:
+    """Short names of the tasks whose evaluation at a step isn't in the run's folder.
+
+    `whole` also counts the predictions, whose file a kill may have cut off. The first process
+    looks, and tells the others.
+    """
+    tasks = scored_tasks(experiment, split)
+    folder = _folder(model_dir, split)
+
+    def is_there(name: str, task: seqio.Task) -> bool:
+        lines, _ = files.read_steps(folder / f"{task.name}-metrics.jsonl")
+        if step not in [line["step"] for line in lines]:
+            return False
+        predicted = folder / f"{task.name}-{step:06}.jsonl"
+        lengths = features.lengths_of(name, experiment.task_feature_lengths)
+        examples = counting.count(task, split, lengths).get("examples")
+        if not whole or examples is None:
+            return True
+        return predicted.exists() and predicted.read_text().count("\n") == examples
+
+    there = np.zeros(len(tasks), bool)
+    if jax.process_index() == 0:
+        there[:] = [is_there(*item) for item in tasks.items()]
+    there = multihost_utils.broadcast_one_to_all(there)
+    return [name for name, found in zip(tasks, there, strict=True) if not found]
 
 
 def evaluate_run(
     *,
     model_dir: str,
-    model: nn.Module,
-    tasks: Sequence[seqio.Task],
-    task_feature_lengths: data.FeatureLengths,
-    eval_batch_size: int,
-    evaluated_as: Mapping[str, str],
-    search: decoding.Search,
+    experiment: Experiment,
+    evaluation: Evaluation,
+    train_steps: int,
+    limits: watchdog.Limits | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a run's newest checkpoint on dev and test, anew in its `results.json`.
+    """Evaluates a run's newest checkpoint on dev and test.
 
-    What that says of the train split stays.
+    A run whose training has come to its end gets its `results.json` anew, and what that says of the
+    train split stays. Of any other the results are in `results_<step>.json`: by `results.json` a
+    study knows that a run is finished.
+
+    Args:
+      model_dir: the run's folder.
+      experiment, evaluation: see there.
+      train_steps: how many the run takes in all.
+      limits: how long each stage may take before the process ends, with a stack dump.
     """
-    names = data.short_names(data.with_split(tasks, "train"))
-    example = data.empty_batch(names, task_feature_lengths)
-    state = step_lib.state_shapes(example, model=model, optimizer=optax.identity())
-    params, done = checkpoints.restore_params(model_dir, state.params)
-    evaluate_split = functools.partial(
-        evaluate,
-        params,
-        tasks,
-        model=model,
-        feature_lengths=task_feature_lengths,
-        batch_size=eval_batch_size,
-        output_dir=epath.Path(model_dir) / PREDICTIONS,
-        step=done,
-        answered_by=positions(tasks, evaluated_as, all_alike=model.all_alike),
-        search=search,
-    )
+    limits = limits or watchdog.Limits()
+    with limits.stage("start"):
+        check(experiment, evaluation)
+    with limits.stage("restore"):
+        layout = experiment.layout()
+        shapes = experiment.state_shapes(layout).params
+        params, done = checkpoints.restore_params(model_dir, shapes)
+    results = {"step": done, "tasks": list(experiment.names)}
+    for key, split in (("dev", "validation"), ("test", "test")):
+        with limits.stage("evaluation"):
+            results[key] = evaluate(
+                params,
+                experiment,
+                evaluation,
+                split=split,
+                model_dir=model_dir,
+                step=done,
+                layout=layout,
+            )
+    if done < train_steps:
+        name = f"results_{done}.json"
+        logger.warning(
+            "%s is at step %d of TRAIN_STEPS = %d: the results are in %s, not in %s, which marks a "
+            "finished run",
+            model_dir, done, train_steps, name, RESULTS,
+        )  # fmt: skip
+        return write_results(model_dir, results, name)
     earlier = epath.Path(model_dir) / RESULTS
     kept = json.loads(earlier.read_text()) if earlier.exists() else {}
-    new = {
-        "step": done,
-        "tasks": names,
-        "dev": evaluate_split(split="validation"),
-        "test": evaluate_split(split="test"),
-    }
-    return write_results(model_dir, **kept | new)
+    return write_results(model_dir, kept | results)
 
 
-def write_results(model_dir: str, **results: Any) -> dict[str, Any]:
+def write_results(
+    model_dir: str, results: Mapping[str, Any], name: str = RESULTS
+) -> dict[str, Any]:
     """Writes `results.json`, whole or not at all: it is what marks a run as finished."""
     if jax.process_index() == 0:
-        path = epath.Path(model_dir) / RESULTS
-        new = path.with_name(f"{RESULTS}.new")
-        new.write_text(json.dumps(results, indent=2))
-        new.replace(path)
+        files.write_atomically(epath.Path(model_dir) / name, json.dumps(results, indent=2))
     multihost_utils.sync_global_devices("the results are written")
-    return results
+    return dict(results)

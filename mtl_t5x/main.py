@@ -103,6 +103,12 @@ def _configure_logging() -> None:
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
+        # absl's handler, on the root logger, would show them once more.
+        absl_logging.get_absl_handler().addFilter(lambda record: not _is_ours(record))
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.name.split(".")[0] == "mtl_t5x"
 
 
 _UNSET = (
@@ -166,20 +172,18 @@ def _main(argv: Sequence[str]) -> None:
         raise app.UsageError("give --gin_file=…; gin/examples holds ready ones")
     import seqio
 
-    from mtl_t5x.parallel import sharding
+    from mtl_t5x.parallel import distributed
 
     if _TFDS_DATA_DIR.value is not None:
         seqio.set_tfds_data_dir_override(_TFDS_DATA_DIR.value)
     seqio.add_global_cache_dirs(_SEQIO_CACHE_DIRS.value)
     run_mode = "dry_run" if _DRY_RUN.value else _RUN_MODE.value
     try:
-        sharding.start_distributed(
-            _COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-        )
+        distributed.start(_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         run(_GIN_FILE.value, _GIN_BINDINGS.value, run_mode, _GIN_SEARCH_PATHS.value)
     except (ValueError, OSError, FloatingPointError) as error:
         traceback.print_exc()
-        sys.exit(f"\nmtl_t5x.main stopped: {str(error).splitlines()[0]}")
+        sys.exit(f"\nmtl_t5x.main stopped: {(str(error) or repr(error)).splitlines()[0]}")
 
 
 def start(*arguments: str) -> None:

@@ -16,12 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.training.train_state import TrainState
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
-from mtl_t5x.conflict import metrics as conflict
-from mtl_t5x.gradients import accumulation
-from mtl_t5x.gradients import one_pass as gradients
-from mtl_t5x.gradients import over_mesh as task_parallel
+from mtl_t5x.conflict import metrics as conflict_metrics
+from mtl_t5x.gradients import accumulation, one_pass, over_mesh
 from mtl_t5x.parallel import sharding
 
 Batch = Mapping[str, Array]
@@ -58,7 +56,7 @@ def adamw(
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), update)
 
 
-def adam_scale(opt_state: optax.OptState) -> gradients.Params:
+def adam_scale(opt_state: optax.OptState) -> one_pass.Params:
     """1 / (sqrt(v) + eps) for every parameter, from the state of `step.adamw`."""
     moments = optax.tree.get(opt_state, "nu")
     hyperparams = optax.tree.get(opt_state, "hyperparams")
@@ -97,13 +95,15 @@ def state_layout(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     devices: Sequence[jax.Device] | None = None,
+    setting: str = "BATCH_SIZE",
 ) -> sharding.Layout | None:
     """Where the state lives on a mesh of `devices` (None: all); `batch` gives an example's shapes.
 
     None: on one device there is nothing to lay out.
 
     Raises:
-      ValueError: a mesh that doesn't fit the devices or `batch_size` examples per task.
+      ValueError: a mesh that doesn't fit the devices, or `batch_size` examples per task, which the
+        user calls `setting`.
     """
     devices = jax.devices() if devices is None else devices
     if mesh.shape(len(devices)) == (1, 1):
@@ -118,8 +118,9 @@ def state_layout(
         jax.eval_shape(boxed, batch),
         num_tasks=batch["encoder_input_tokens"].shape[0],
         batch_size=batch_size,
-        tasks_are_alike=model.tasks_are_alike,
+        runs_on_task_subset=model.runs_on_task_subset,
         devices=devices,
+        setting=setting,
     )
 
 
@@ -161,16 +162,16 @@ def train_step(
       groups: pairs of a group's name and the expression of its parameters' names; where there are
         any, the conflict between the tasks in each is measured. None: a plain step.
       layout: where the state and the batch live; None: on one device.
-      microbatches: pieces that the examples are computed in, one after the other. It saves
-        activations, but a measuring step then holds K gradients of the measured parameters.
-      halves: measures with the halves of each task's examples apart, for unbiased figures. The
-        update stays the same. For one device and one piece.
+      microbatches: what the examples are computed in, one after the other. It saves activations,
+        but a measuring step then holds K gradients of the measured parameters.
+      halves: measures with the halves of each task's examples apart, for unbiased metrics. The
+        update stays the same. For one device and one microbatch.
 
     Returns:
       The new state, and metrics of the state *before* the update: `loss` [task], the summed
       gradient's norm `grad_norm`, `learning_rate`, and `conflict`, by group, as
-      `conflict.numbers` gives it; with `halves` there are `loss_weights` [task] too and, in each
-      group, `halves` [2 task, 2 task], the Gram matrix of the halves' gradients.
+      `conflict.metrics.all_metrics` gives it; with `halves` there are `loss_weights` [task] too
+      and, in each group, `halves` [2 task, 2 task], the Gram matrix of the halves' gradients.
 
     Raises:
       ValueError: `halves` of a batch, or in a way to compute it, that doesn't have them.
@@ -179,7 +180,15 @@ def train_step(
 
     if halves:
         _check_halves(batch, layout, microbatches)
-    losses, grads, grams = _gradients(state, batch, key, dict(groups), layout, microbatches, halves)
+    losses, grads, grams = _gradients(
+        state,
+        batch,
+        key,
+        groups=dict(groups),
+        layout=layout,
+        microbatches=microbatches,
+        halves=halves,
+    )
     new_state = state.apply_gradients(grads=grads)
     if layout is not None:
         new_state = layout.constrain(new_state)
@@ -191,7 +200,8 @@ def train_step(
         "conflict": {},
     }
     for group, gram in grams.items():
-        metrics["conflict"][group] = conflict.numbers(conflict.of_halves(gram) if halves else gram)
+        of_tasks = conflict_metrics.add_halves(gram) if halves else gram
+        metrics["conflict"][group] = conflict_metrics.all_metrics(of_tasks)
         if halves:
             metrics["conflict"][group]["halves"] = gram
             metrics["loss_weights"] = state.apply_fn({}, batch, method="loss_weights")
@@ -204,17 +214,32 @@ def _check_halves(batch: Batch, layout: sharding.Layout | None, microbatches: in
     examples = batch["encoder_input_tokens"].shape[1]
     if examples % 2:
         raise ValueError(
-            f"BATCH_SIZE = {examples} has no halves: unbiased figures need an even one"
+            f"BATCH_SIZE = {examples} has no halves: unbiased metrics need an even one"
         )
     if microbatches > 1 or layout is not None:
         raise ValueError(
-            "unbiased figures need each task's batch whole: set MICROBATCHES to 1 and compute on "
+            "unbiased metrics need each task's batch whole: set MICROBATCHES to 1 and compute on "
             "one device, or set measure.InTraining.unbiased_window to 0"
         )
 
 
-def _gradients(state, batch, key, groups, layout, microbatches, halves):
-    """(losses, gradient of their sum, Gram matrices), by the way that fits the layout."""
+def _gradients(
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    *,
+    groups: Mapping[str, str],
+    layout: sharding.Layout | None,
+    microbatches: int,
+    halves: bool,
+) -> tuple[Float[Array, " task"], one_pass.Params, dict[str, Float[Array, "row row"]]]:
+    """(losses, gradient of their sum, Gram matrix of each group), by one of four ways.
+
+    The first two are the idea: `one_pass.gradient` is a plain step's, and
+    `one_pass.gradient_and_grams` measures the conflict in the same pass. The others may be skipped:
+    `accumulation` (microbatches) and `over_mesh` (several devices) come to the same numbers, in
+    another order of work. With `halves` the matrices have two rows for a task.
+    """
 
     def loss_fn(params, probes, batch, key):
         variables = {"params": params, "probes": probes}
@@ -223,27 +248,25 @@ def _gradients(state, batch, key, groups, layout, microbatches, halves):
     def weigh(batch):
         return state.apply_fn({}, batch, method="loss_weights")
 
-    def whole(params, probes):
+    def at_once(params, probes):
         return loss_fn(params, probes, batch, key), None
 
-    if layout is not None:
-        return task_parallel.gradient_and_grams(
-            loss_fn, weigh, state.params, batch, key, layout=layout,
-            param_specs=layout.spec_tree(state).params, groups=groups, microbatches=microbatches,
-        )  # fmt: skip
-    if microbatches > 1:
-        selected = gradients.select(state.params, groups)
-        losses, grads, rows = accumulation.gradients_of(
+    if layout is None and microbatches == 1 and not groups:
+        (losses, _), grads = one_pass.gradient(at_once, state.params)
+        return losses, grads, {}
+    if layout is None and microbatches == 1:
+        rows = batch["encoder_input_tokens"].shape[0] * (2 if halves else 1)
+        (losses, _), grads, grams = one_pass.gradient_and_grams(at_once, state.params, rows, groups)
+        return losses, grads, grams
+    if layout is None:
+        selected = one_pass.select(state.params, groups)
+        losses, grads, per_task = accumulation.accumulate(
             loss_fn, weigh, state.params, batch, key, total=weigh(batch),
             measured=sorted({name for names in selected.values() for name in names}),
             microbatches=microbatches,
         )  # fmt: skip
-        return losses, grads, accumulation.grams(rows, selected)
-    if groups:
-        num_tasks = batch["encoder_input_tokens"].shape[0]
-        (losses, _), grads, grams = gradients.gradient_and_grams(
-            whole, state.params, num_tasks * (2 if halves else 1), groups
-        )
-        return losses, grads, grams
-    (losses, _), grads = gradients.gradient(whole, state.params)
-    return losses, grads, {}
+        return losses, grads, accumulation.grams(per_task, selected)
+    return over_mesh.gradient_and_grams(
+        loss_fn, weigh, state.params, batch, key, layout=layout,
+        param_specs=layout.spec_tree(state).params, groups=groups, microbatches=microbatches,
+    )  # fmt: skip

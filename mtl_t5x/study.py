@@ -24,6 +24,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from mtl_t5x.report import report
+from mtl_t5x.storage import files
 
 RunFunction = Callable[[Sequence[str], Sequence[str]], None]
 
@@ -212,7 +213,7 @@ def _run_one(workdir: epath.Path, item: Run, run: RunFunction) -> bool:
     # A run may also give up by sys.exit; whatever ended it, the other runs go on.
     except (Exception, SystemExit):
         text = traceback.format_exc()
-        report.write_atomically(error, text.encode())
+        files.write_atomically(error, text.encode())
         print(text, file=sys.stderr, flush=True)
         return False
     error.unlink(missing_ok=True)
@@ -233,7 +234,7 @@ def _record(
     if not path.exists():
         workdir.mkdir(parents=True, exist_ok=True)
         # Shares that start together write equal bytes, so the last one may win.
-        report.write_atomically(path, text.encode())
+        files.write_atomically(path, text.encode())
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))

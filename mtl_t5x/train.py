@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
-import numpy as np
-import optax
 import orbax.checkpoint as ocp
-import seqio
 from clu import parameter_overview
 from etils import epath
 from flax.training.train_state import TrainState
@@ -21,10 +17,11 @@ from jaxtyping import Array
 
 from mtl_t5x import evaluate, measure, step
 from mtl_t5x.conflict.running import Running
-from mtl_t5x.data import batching as data
-from mtl_t5x.data import heads
-from mtl_t5x.gradients import one_pass as gradients
-from mtl_t5x.models import decoding
+from mtl_t5x.data import counting, features, heads
+from mtl_t5x.evaluate import Evaluation
+from mtl_t5x.experiment import Experiment
+from mtl_t5x.gradients import one_pass
+from mtl_t5x.models import pretrained
 from mtl_t5x.parallel import sharding
 from mtl_t5x.runtime import interruption, watchdog
 from mtl_t5x.runtime.example_log import ExampleLog
@@ -33,57 +30,39 @@ from mtl_t5x.storage import checkpoints
 
 logger = logging.getLogger(__name__)
 
-ALL_DEVICES = sharding.Mesh()
 LIMITS = watchdog.Limits()
 
 
 def train(
     *,
     model_dir: str,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    tasks: Sequence[seqio.Task],
-    task_feature_lengths: Mapping[str, int],
-    batch_size: int,
+    experiment: Experiment,
+    evaluation: Evaluation,
     train_steps: int,
     random_seed: int,
-    eval_period: int,
     log_period: int,
     saving: checkpoints.Settings,
     conflict: measure.InTraining,
-    eval_batch_size: int,
-    evaluated_as: Mapping[str, str],
-    search: decoding.Search,
     initial_checkpoint_path: str | None = None,
-    mesh: sharding.Mesh = ALL_DEVICES,
-    microbatches: int = 1,
     log_examples: bool = False,
     limits: watchdog.Limits = LIMITS,
 ) -> dict[str, Any]:
     """Trains on every task at once, measures their conflict, evaluates, and leaves a run folder.
 
-    A folder that holds a checkpoint is continued; else `initial_checkpoint_path` gives the
-    parameters; else they are drawn from `random_seed`.
+    A folder that holds a checkpoint is continued, and evaluations that it lacks are made up; else
+    `initial_checkpoint_path` gives the parameters; else they are drawn from `random_seed`.
 
     Args:
       model_dir: the run's folder.
-      model: an architecture of `mtl_t5x.models.architectures`.
-      optimizer: an optax transformation; it sees the sum of the tasks' gradients.
-      tasks: as `data.find_tasks` gives them; one without a train split is evaluated only.
-      task_feature_lengths: tokens of each feature, cut or padded to.
-      batch_size: examples per task and step.
+      experiment: the model, the optimizer, the tasks and how the devices share them.
+      evaluation: when the dev split is evaluated, and how the model predicts.
       train_steps: updates in all.
       random_seed: of parameters, data order and dropout.
-      eval_period: steps between evaluations of the dev split; 0: at the end only.
-      log_period: steps between lines of `metrics.jsonl`; measured steps are logged always.
+      log_period: steps between lines of `metrics.jsonl`; 0: none but those of measured steps, which
+        are logged always.
       saving: when checkpoints are written, and which stay.
       conflict: when the tasks' conflict is measured, and where.
-      eval_batch_size: examples decoded at once.
-      evaluated_as: whose head or decoder answers a task that is only evaluated, by task name.
-      search: how answers are decoded.
       initial_checkpoint_path: a checkpoint of ours, or a pretrained T5 1.1 of Hugging Face or T5X.
-      mesh: how the devices share the work, where there are several.
-      microbatches: pieces that a step's examples are computed in, one after the other.
       log_examples: writes `examples.jsonl`, which examples each step saw.
       limits: how long each stage may take before the process ends, with a stack dump.
 
@@ -96,152 +75,191 @@ def train(
       OSError: a checkpoint can't be written; the last good one stays.
       Terminated: the run was told to stop (SIGTERM) and has saved its state.
     """
-    trained = data.with_split(tasks, "train")
-    if not trained:
-        raise ValueError(f"none of {[task.name for task in tasks]} has a train split")
-    names = data.short_names(trained)
-    answered_by = evaluate.positions(tasks, evaluated_as, all_alike=model.all_alike)
-    with_heads = any(not isinstance(model.head(i), heads.Decoder) for i in range(len(trained)))
     with limits.stage("start"):
-        counts = data.check(trained, names, "train", task_feature_lengths, batch_size)
-        if with_heads:
-            _count_spans(trained, counts, task_feature_lengths)
+        counts = _check(experiment, evaluation)
     manager = checkpoints.manager(model_dir, saving)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
     with limits.stage("restore"):
-        state, layout = _set_up(
-            init_key,
-            data.empty_batch(names, task_feature_lengths),
-            batch_size,
-            manager,
-            initial_checkpoint_path,
-            model=model,
-            optimizer=optimizer,
-            mesh=mesh,
-        )
-    gradients.select(state.params, conflict.groups)
-    groups = tuple(conflict.groups.items())
+        layout = experiment.layout()
+        state = _start(experiment.init_state(init_key, layout), manager, initial_checkpoint_path)
+        state = state if layout is None else jax.device_put(state, layout.shardings(state))
+    one_pass.select(state.params, conflict.groups)
     _describe(model_dir, state.params)
-    start = int(state.step)
-    read = functools.partial(
-        data.train_batches,
-        trained,
-        task_feature_lengths,
-        batch_size,
-        seed=random_seed,
-        start_step=start,
-        with_heads=with_heads,
-    )
-    batches = sharding.placed_batches(read, layout, len(trained), batch_size)
-    # Each process evaluates by itself; one alone lets all of its devices do it.
-    whole = layout.gather if jax.process_count() > 1 else lambda params: params
-
-    def evaluate_split(split: str, done: int) -> evaluate.Metrics:
-        with limits.stage("evaluation"):
-            return evaluate.evaluate(
-                whole(state.params),
-                tasks,
-                model=model,
-                split=split,
-                feature_lengths=task_feature_lengths,
-                batch_size=eval_batch_size,
-                output_dir=epath.Path(model_dir) / evaluate.PREDICTIONS,
-                step=done,
-                answered_by=answered_by,
-                search=search,
-            )
-
-    def measure_point(current: int) -> None:
-        with limits.stage("measurement"):
-            point = measure.of_tasks(
-                state.params,
-                trained,
-                model=model,
-                feature_lengths=task_feature_lengths,
-                seed=random_seed,
-                settings=conflict.fixed_point,
-                layout=layout,
-            )
-        path = epath.Path(model_dir) / f"conflict_{current}.json"
-        measure.write({"step": current, **point}, path)
-
+    start, names = int(state.step), experiment.names
     window = conflict.unbiased_window
-    running = Running(names, window, batch_size) if window else None
-    log = RunLog(model_dir, names, len(names) * batch_size, start, train_steps, running)
-    example_log = ExampleLog(model_dir, names, start) if log_examples else contextlib.nullcontext()
+    run = _Run(
+        model_dir=model_dir,
+        experiment=experiment,
+        evaluation=evaluation,
+        train_steps=train_steps,
+        saving=saving,
+        conflict=conflict,
+        random_seed=random_seed,
+        layout=layout,
+        manager=manager,
+        log=RunLog(
+            model_dir,
+            names,
+            len(names) * experiment.batch_size,
+            start,
+            train_steps,
+            Running(names, window, experiment.batch_size) if window else None,
+        ),
+        log_period=log_period,
+        example_log=ExampleLog(model_dir, names, start) if log_examples else None,
+        limits=limits,
+    )
+    with manager, run.log, run.example_log or contextlib.nullcontext():
+        run.make_up_evaluations(state)
+        state = _loop(run, state, experiment.batches(random_seed, layout, start), dropout_key)
+        with limits.stage("save"):
+            checkpoints.finish(manager)
+    results = {"step": int(state.step), "tasks": names, "train": counts}
+    for key, split in (("dev", "validation"), ("test", "test")):
+        results[key] = run.evaluate(state.params, split, int(state.step))
+    return evaluate.write_results(model_dir, results)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Run:
+    """What stays the same through a run, and what happens at its due steps."""
+
+    model_dir: str
+    experiment: Experiment
+    evaluation: Evaluation
+    train_steps: int
+    saving: checkpoints.Settings
+    conflict: measure.InTraining
+    random_seed: int
+    layout: sharding.Layout | None
+    manager: ocp.CheckpointManager
+    log: RunLog
+    log_period: int
+    example_log: ExampleLog | None
+    limits: watchdog.Limits
+
+    def evaluate(
+        self, params: Any, split: str, done: int, only: Sequence[str] | None = None
+    ) -> evaluate.Metrics:
+        with self.limits.stage("evaluation"), self.log.paused():
+            return evaluate.evaluate(
+                params, self.experiment, self.evaluation, split=split, model_dir=self.model_dir,
+                step=done, layout=self.layout, only=only,
+            )  # fmt: skip
+
+    def make_up_evaluations(self, state: TrainState) -> None:
+        """Those that were due and aren't there: a run may be killed between a save and the
+        evaluation of the same step."""
+        done, period = int(state.step), self.evaluation.period
+        for due in range(period, min(done, self.train_steps - 1) + 1, period) if period else ():
+            missing = evaluate.not_evaluated(
+                self.experiment, "validation", self.model_dir, due, whole=due == done
+            )
+            if not missing:
+                continue
+            params = state.params
+            if due < done:
+                try:
+                    params, _ = checkpoints.restore_params(
+                        f"{self.model_dir}/{checkpoints.PREFIX}_{due}", params
+                    )
+                except FileNotFoundError:
+                    logger.warning(
+                        "step %d was due to be evaluated (EVAL_PERIOD) and was not; there is no "
+                        "checkpoint of it to make that up from", due,
+                    )  # fmt: skip
+                    continue
+            logger.info("making up the evaluation of step %d", due)
+            self.evaluate(params, "validation", due, missing)
+
+    def measure_point(self, params: Any, at_step: int) -> None:
+        """The conflict on many examples, into a file of its own."""
+        with self.limits.stage("measurement"), self.log.paused():
+            point = measure.measure_tasks(
+                params, self.experiment, self.conflict.fixed_point, seed=self.random_seed,
+                at_step=at_step, layout=self.layout,
+            )  # fmt: skip
+        measure.write(point, epath.Path(self.model_dir) / f"conflict_{at_step}.json")
+
+    def save(self, state: TrainState, *, wait: bool) -> None:
+        with self.limits.stage("save"), self.log.paused():
+            self.log.check(state.params)  # what isn't finite never becomes a checkpoint
+            self.log.flush()
+            if self.example_log is not None:
+                self.example_log.flush()
+            checkpoints.save(self.manager, state)
+            if wait:
+                checkpoints.finish(self.manager)
+
+
+def _loop(
+    run: _Run, state: TrainState, batches: Iterator[dict[str, Array]], dropout_key: Array
+) -> TrainState:
+    """Steps from where the state is to the last one."""
+    conflict, limits, start = run.conflict, run.limits, int(state.step)
+    if start > run.train_steps:
+        logger.warning(
+            "%s is at step %d, beyond TRAIN_STEPS = %d: nothing is trained, and that step is "
+            "evaluated", run.model_dir, start, run.train_steps,
+        )  # fmt: skip
     compiled = set()
-    with manager, log, example_log, interruption.Watch() as watch:
-        for current in range(start, train_steps):
-            measured = _due(current, conflict.period)
+    with interruption.Watch() as watch:
+        for current in range(start, run.train_steps):
+            groups = tuple(conflict.groups.items()) if _due(current, conflict.period) else ()
             if conflict.fixed_point is not None and _due(current, conflict.fixed_point.period):
-                measure_point(current)
+                run.measure_point(state.params, current)
             with limits.stage("data" if current > start else "start"):
                 batch = next(batches)
-            with limits.stage("step" if measured in compiled else "compile"):
+            with limits.stage("step" if groups in compiled else "compile"):
                 state, metrics = step.train_step(
                     state,
                     batch,
                     dropout_key,
-                    groups=groups if measured else (),
-                    halves=measured and window > 0,
-                    layout=layout,
-                    microbatches=microbatches,
+                    groups=groups,
+                    halves=bool(groups) and conflict.unbiased_window > 0,
+                    layout=run.layout,
+                    microbatches=run.experiment.microbatches,
                 )
-                log.add(current, metrics, write=measured or current % log_period == 0)
-                if log_examples:
-                    example_log.add(current, batch)
-            compiled.add(measured)
+                run.log.add(current, metrics, write=bool(groups) or _due(current, run.log_period))
+                if run.example_log is not None:
+                    run.example_log.add(current, batch)
+            compiled.add(groups)
             done = current + 1
-            checkpoints.check(manager)
-            stopped = watch.requested(done) and done < train_steps
-            if _due(done, saving.period) or done == train_steps or stopped:
-                with limits.stage("save"):
-                    log.check(state.params)  # what isn't finite never becomes a checkpoint
-                    log.flush()
-                    if log_examples:
-                        example_log.flush()
-                    checkpoints.save(manager, state)
-                    if stopped or not saving.asynchronous:
-                        checkpoints.finish(manager)
+            checkpoints.check(run.manager)
+            stopped = watch.requested(done) and done < run.train_steps
+            if _due(done, run.saving.period) or done == run.train_steps or stopped:
+                run.save(state, wait=stopped or not run.saving.asynchronous)
             if stopped:
                 logger.warning("told to stop: saved after step %d; start again to go on", done)
                 raise interruption.Terminated
-            if _due(done, eval_period) and done < train_steps:
-                evaluate_split("validation", done)
-        with limits.stage("save"):
-            checkpoints.finish(manager)
-    return evaluate.write_results(
-        model_dir,
-        step=int(state.step),
-        tasks=names,
-        train=counts,
-        dev=evaluate_split("validation", train_steps),
-        test=evaluate_split("test", train_steps),
-    )
+            if _due(done, run.evaluation.period) and done < run.train_steps:
+                run.evaluate(state.params, "validation", done)
+    return state
 
 
-def _due(step: int, period: int) -> bool:
-    return period > 0 and step % period == 0
+def _due(at_step: int, period: int) -> bool:
+    return period > 0 and at_step % period == 0
 
 
-def _set_up(
-    key: Array,
-    shapes: Mapping[str, np.ndarray],
-    batch_size: int,
-    manager: ocp.CheckpointManager,
-    initial_checkpoint_path: str | None,
-    *,
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    mesh: sharding.Mesh,
-) -> tuple[TrainState, sharding.Layout | None]:
-    """(the state that training starts from, where it lives); None: on one device."""
-    layout = step.state_layout(mesh, shapes, batch_size, model=model, optimizer=optimizer)
-    state = step.init_state(key, shapes, model=model, optimizer=optimizer, layout=layout)
-    state = _start(state, manager, initial_checkpoint_path)
-    if layout is not None:
-        state = jax.device_put(state, layout.shardings(state))
-    return state, layout
+def _check(experiment: Experiment, evaluation: Evaluation) -> dict[str, dict[str, int]]:
+    """Counts of the train split by task; every split that will be read is looked at."""
+    tasks = dict(zip(experiment.names, experiment.trained, strict=True))
+    lengths = experiment.task_feature_lengths
+    counts = counting.check(tasks, "train", lengths, experiment.batch_size)
+    evaluate.check(experiment, evaluation)
+    if experiment.with_heads:
+        for name, task in tasks.items():
+            inputs = features.lengths_of(name, lengths)["inputs"]
+            lost = heads.count_lost_spans(task, "train", inputs)
+            counts[name] |= lost
+            if any(lost.values()):
+                logger.warning(
+                    "%s: of %s train examples' answers %d are no span of the inputs, and %d are "
+                    "cut off; nothing is learned from those",
+                    task.name, counts[name].get("examples"), lost["spans_unreachable"],
+                    lost["spans_cut"],
+                )  # fmt: skip
+    return counts
 
 
 def _start(
@@ -253,27 +271,9 @@ def _start(
         logger.info("%s: going on from step %d", manager.directory, int(restored.step))
         return restored
     if initial_checkpoint_path is not None:
-        params = checkpoints.initial_params(initial_checkpoint_path, state.params)
+        params = pretrained.initial_params(initial_checkpoint_path, state.params)
         return state.replace(params=params)
     return state
-
-
-def _count_spans(
-    tasks: Sequence[seqio.Task],
-    counts: dict[str, dict[str, int]],
-    feature_lengths: data.FeatureLengths,
-) -> None:
-    """Adds to the counts, and says, how many spans their heads can't learn from."""
-    for task, (name, seen) in zip(tasks, counts.items(), strict=True):
-        lengths = data.lengths_of(name, feature_lengths)
-        lost = heads.count_lost_spans(task, "train", lengths["inputs"])
-        seen |= lost
-        if any(lost.values()):
-            logger.warning(
-                "%s: of %s train examples' answers %d are no span of the inputs, and %d are cut "
-                "off; nothing is learned from those",
-                task.name, seen.get("examples"), lost["spans_unreachable"], lost["spans_cut"],
-            )  # fmt: skip
 
 
 def _describe(model_dir: str, params: Any) -> None:

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from mtl_t5x import main, step
-from mtl_t5x.data import batching as data
+from mtl_t5x.data import features, lookup
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "gin" / "examples").glob("*.gin"))
@@ -56,13 +56,13 @@ def test_larger_ones_are_complete(name):
     try:
         gin.parse_config_files_and_bindings([f"gin/examples/{name}"], bindings)
         model = gin.query_parameter("%MODEL").scoped_configurable_fn()
-        tasks = gin.get_configurable("data.find_tasks")()
+        tasks = gin.get_configurable("lookup.find_tasks")()
         lengths = gin.query_parameter("%TASK_FEATURE_LENGTHS")
         assert gin.query_parameter("%TRAIN_STEPS") == 10_000
     finally:
         gin.clear_config(clear_constants=True)
-    names = data.short_names(data.with_split(tasks, "train"))
+    names = lookup.short_names(lookup.with_split(tasks, "train"))
     assert len(names) == (8 if "glue" in name else 10)
-    example = data.empty_batch(names, lengths)
+    example = features.empty_batch(names, lengths)
     shapes = step.state_shapes(example, model=model, optimizer=optax.identity())
     assert shapes.params["token_embedder"]["embedding"].shape == (32128, 512)

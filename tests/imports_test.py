@@ -19,13 +19,14 @@ LAYERS = (
     ("gradients",),
     ("models",),
     ("step",),
-    ("measure", "evaluate"),
-    ("train", "dry_run"),
+    ("experiment",),
+    ("dry_run", "evaluate", "measure"),
+    ("train",),
     ("main",),
     ("study",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-BESIDE = {"report": {"report"}, "tasks": {"tasks", "data"}, "study": {"study", "report"}}
+BESIDE = {"report": {"storage"}, "study": {"report", "storage"}, "tasks": {"data"}}
 # What goes up, lazily: programs of their own that start runs.
 EXCEPTIONS = {("study", "main"), ("measure", "main")}
 

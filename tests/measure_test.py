@@ -11,19 +11,19 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from mtl_t5x import main, measure, step
-from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures, pretrained
 from tests import random_t5
 
 TASKS = ("a", "b", "c")
 CONFIG = dataclasses.replace(random_t5.CONFIG, num_encoder_layers=2, num_decoder_layers=1)
 MODEL = architectures.TextToText(CONFIG)
-SETTINGS = measure.Settings(examples=12, piece=4)
+SETTINGS = measure.Settings(examples=12, microbatch_size=4)
 EXAMPLE = "gin/examples/mini_glue_text_to_text.gin"
 
 
-def pieces(count=3):
-    """Three of four examples are the same in every piece: the gradient is more than its noise."""
+def microbatches(count=3):
+    """Three of four examples are the same in every one: the gradient is more than its noise."""
     drawn = [random_t5.batch(seed, len(TASKS)) for seed in range(count)]
     return [
         {name: jnp.concatenate([drawn[0][name][:, :3], own[name][:, 3:]], axis=1) for name in own}
@@ -32,7 +32,9 @@ def pieces(count=3):
 
 
 def at(params, settings=SETTINGS, **kwargs):
-    return measure.at(params, pieces(), model=MODEL, tasks=TASKS, settings=settings, **kwargs)
+    return measure.measure_batches(
+        params, microbatches(), [3] * 3, model=MODEL, tasks=TASKS, settings=settings, **kwargs
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +43,27 @@ def params():
 
 
 @pytest.fixture(scope="module")
-def rows(params):
-    """Gradient of each piece and task by parameter: `[piece, task, *shape]`."""
+def gradients(params):
+    """Gradient of each microbatch and task by parameter: `[microbatch, task, *shape]`."""
     one = jax.jit(jax.grad(lambda p, batch: MODEL.apply({"params": p}, batch)[0]))
-    by_piece = [
+    by_microbatch = [
         [flatten_dict(one(params, {n: v[k : k + 1] for n, v in batch.items()}), sep="/")
          for k in range(len(TASKS))]
-        for batch in pieces()
+        for batch in microbatches()
     ]  # fmt: skip
     return {
-        name: np.array([[task[name] for task in piece] for piece in by_piece], np.float64)
-        for name in by_piece[0][0]
+        name: np.array([[task[name] for task in tasks] for tasks in by_microbatch], np.float64)
+        for name in by_microbatch[0][0]
     }
 
 
-def joined(rows, names):
-    return np.concatenate([rows[name].reshape(*rows[name].shape[:2], -1) for name in names], -1)
+def joined(gradients, names):
+    flat = [gradients[name].reshape(*gradients[name].shape[:2], -1) for name in names]
+    return np.concatenate(flat, -1)
 
 
 def assert_figures(figures, means, small_squares, tolerance):
-    """Each definition from the mean gradients [task, n] and the pieces' mean squared norms."""
+    """Each definition from the mean gradients [task, n] and the microbatches' mean squared norms."""
     norms = np.linalg.norm(means, axis=1)
     units = means / norms[:, None]
     x = np.linalg.norm(units.mean(axis=0))
@@ -74,7 +77,9 @@ def assert_figures(figures, means, small_squares, tolerance):
         assert np.all(error <= 5 * tolerance * small_squares), name
         assert tuple(figures[name]) == TASKS
     np.testing.assert_allclose(list(figures["norms"].values()), norms, rtol=tolerance)
-    assert np.all(by_task["squared_norm"] > 0.1 * small_squares), "the test's pieces are noise"
+    assert np.all(by_task["squared_norm"] > 0.1 * small_squares), (
+        "the test's microbatches are noise"
+    )
     scales = by_task["noise_trace"] / by_task["squared_norm"]
     np.testing.assert_allclose(list(figures["noise_scale"].values()), scales, rtol=1e-3)
     assert figures["reference_directional"] == pytest.approx(x, rel=tolerance)
@@ -85,26 +90,26 @@ def assert_figures(figures, means, small_squares, tolerance):
     np.testing.assert_allclose(figures["cosine"], units @ units.T, atol=tolerance)
 
 
-def test_every_group_against_separate_gradients(params, rows):
+def test_every_group_against_separate_gradients(params, gradients):
     result = at(params)
     groups = SETTINGS.names(MODEL, params)
     layers = {"encoder/layers_0", "encoder/layers_1", "decoder/layers_0"}
     assert set(groups) == set(result["groups"]) == {"encoder", "decoder", *layers}
     for group, names in groups.items():
-        gradient = joined(rows, names)
+        gradient = joined(gradients, names)
         squares = np.sum(gradient**2, axis=-1).mean(axis=0)
         assert_figures(result["groups"][group], gradient.mean(axis=0), squares, 2e-5)
-    losses = [MODEL.apply({"params": params}, batch) for batch in pieces()]
+    losses = [MODEL.apply({"params": params}, batch) for batch in microbatches()]
     np.testing.assert_allclose(list(result["loss"].values()), np.mean(losses, axis=0), rtol=1e-5)
 
 
-def test_scaled_gradients(params, rows):
+def test_scaled_gradients(params, gradients):
     """With factors per parameter, as for the update's directions."""
     rng = np.random.default_rng(0)
     scale = jax.tree.map(lambda p: jnp.asarray(rng.uniform(0.5, 2, p.shape), jnp.float32), params)
     names = SETTINGS.names(MODEL, params)["encoder"]
     flat = flatten_dict(scale, sep="/")
-    scaled = {name: rows[name] * np.asarray(flat[name], np.float64) for name in names}
+    scaled = {name: gradients[name] * np.asarray(flat[name], np.float64) for name in names}
     gradient = joined(scaled, names)
     squares = np.sum(gradient**2, axis=-1).mean(axis=0)
     figures = at(params, scale=scale)["groups"]["encoder"]
@@ -125,7 +130,7 @@ def test_adam_scale(params):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
-def test_sketches_of_pieces_add_up(params):
+def test_sketches_of_microbatches_add_up(params):
     exact, cosines, errors = at(params)["groups"], [], []
     for width in (512, 4096):
         settings = dataclasses.replace(SETTINGS, sketch_width=width)
@@ -139,8 +144,8 @@ def test_sketches_of_pieces_add_up(params):
 
 
 def test_settings_that_can_not_work():
-    with pytest.raises(ValueError, match="examples = 20 must be two pieces at least"):
-        measure.Settings(examples=20, piece=16)
+    with pytest.raises(ValueError, match="examples = 20 must be two microbatches at least"):
+        measure.Settings(examples=20, microbatch_size=16)
 
 
 def test_use_that_goes_past_the_probes(params):
@@ -153,7 +158,14 @@ def test_use_that_goes_past_the_probes(params):
             return losses + jnp.sum(kernel**2)
 
     with pytest.raises(ValueError, match="layers_0/mlp/wo/kernel don't add up to the gradient"):
-        measure.at(params, pieces(), model=Leaking(CONFIG), tasks=TASKS, settings=SETTINGS)
+        measure.measure_batches(
+            params,
+            microbatches(),
+            [3] * 3,
+            model=Leaking(CONFIG),
+            tasks=TASKS,
+            settings=SETTINGS,
+        )
 
 
 def test_parameters_that_no_probe_reaches(params):
@@ -161,7 +173,7 @@ def test_parameters_that_no_probe_reaches(params):
         return jnp.stack([jnp.sum(params["w"]), 2 * jnp.sum(params["w"])]), None
 
     with pytest.raises(ValueError, match="conflict in w can't be measured"):
-        gradients.gradient_and_grams(loss_fn, {"w": jnp.ones(3)}, 2, {"all": ".*"})
+        one_pass.gradient_and_grams(loss_fn, {"w": jnp.ones(3)}, 2, {"all": ".*"})
 
 
 def test_command_on_a_runs_folder(tmp_path, capsys):
@@ -205,7 +217,7 @@ def test_command_on_a_runs_folder(tmp_path, capsys):
 
 @pytest.mark.reference
 def test_agrees_with_the_original_way(tmp_path):
-    """A backward pass per piece and task, gradients added up, flattened and compared."""
+    """A backward pass per microbatch and task, gradients added up, flattened and compared."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     model = random_t5.randomise(random_t5.transformers_t5(CONFIG)).eval()
@@ -228,7 +240,7 @@ def test_agrees_with_the_original_way(tmp_path):
         model(input_ids=inputs, attention_mask=inputs != 0, labels=labels).loss.backward()
         return torch.cat([weight.grad.flatten() for weight in encoder]).double().numpy()
 
-    rows = np.array([[gradient(batch, k) for k in range(len(TASKS))] for batch in pieces()])
+    rows = np.array([[gradient(batch, k) for k in range(len(TASKS))] for batch in microbatches()])
     figures = at(params)["groups"]["encoder"]
     squares = np.sum(rows**2, axis=-1).mean(axis=0)
     assert_figures(figures, rows.mean(axis=0), squares, 2e-4)

@@ -12,16 +12,15 @@ from flax.training.train_state import TrainState
 from flax.traverse_util import flatten_dict
 
 from mtl_t5x import step
-from mtl_t5x.conflict import metrics as conflict
-from mtl_t5x.gradients import one_pass as gradients
-from mtl_t5x.gradients import probes
+from mtl_t5x.conflict import metrics as conflict_metrics
+from mtl_t5x.gradients import one_pass, probes
 from mtl_t5x.models import architectures
 from tests import random_t5
 
 TASKS = 3
 CONFIG = dataclasses.replace(random_t5.CONFIG, num_encoder_layers=1, num_decoder_layers=1)
 MODEL = architectures.TextToText(CONFIG)
-GROUPS = (("encoder", gradients.ENCODER), ("decoder", "decoder/.*"))
+GROUPS = (("encoder", one_pass.ENCODER), ("decoder", "decoder/.*"))
 KEY = jax.random.key(0)
 
 
@@ -92,12 +91,12 @@ def test_metrics_are_of_the_state_before_the_update(batch):
         return MODEL.apply({"params": params, "probes": given}, batch), None
 
     (losses, _), _, task_gradients = jax.jit(
-        lambda params: gradients.per_task_gradients(loss_fn, params, TASKS, gradients.ENCODER)
+        lambda params: one_pass.per_task_gradients(loss_fn, params, TASKS, one_pass.ENCODER)
     )(random_t5.params(CONFIG))
     np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
     rows = np.concatenate([a.reshape(TASKS, -1) for a in task_gradients.values()], axis=1)
     assert set(metrics["conflict"]) == {"encoder", "decoder"}
-    for name, value in conflict.numbers(jnp.asarray(rows @ rows.T)).items():
+    for name, value in conflict_metrics.all_metrics(jnp.asarray(rows @ rows.T)).items():
         np.testing.assert_allclose(
             metrics["conflict"]["encoder"][name], value, rtol=1e-4, atol=1e-6, err_msg=name
         )

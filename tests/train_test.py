@@ -10,8 +10,10 @@ import optax
 import pytest
 
 from mtl_t5x import main, measure, step, train
-from mtl_t5x.data import batching as data
-from mtl_t5x.models import architectures, decoding, t5
+from mtl_t5x.data import batching, features, lookup
+from mtl_t5x.evaluate import Evaluation
+from mtl_t5x.experiment import Experiment
+from mtl_t5x.models import architectures, t5
 from mtl_t5x.runtime import run_log
 from mtl_t5x.storage import checkpoints
 from mtl_t5x.tasks import vocabularies
@@ -96,7 +98,7 @@ def test_the_measured_step_changes_nothing_but_rounding(folder, tmp_path):
 
 def parameters(folder: pathlib.Path, at_step: int):
     model = architectures.TextToText(a_config())
-    batch = data.empty_batch(["cola", "rte", "stsb"], LENGTHS)
+    batch = features.empty_batch(["cola", "rte", "stsb"], LENGTHS)
     shapes = step.state_shapes(batch, model=model, optimizer=optax.identity())
     return checkpoints.restore_params(str(folder / f"checkpoint_{at_step}"), shapes.params)[0]
 
@@ -193,7 +195,7 @@ def test_cut_targets_are_in_the_log_and_the_results(tmp_path, caplog):
 
 def test_a_loss_that_is_not_a_number(tmp_path):
     glue.register()
-    tasks = data.find_tasks(TASKS)
+    tasks = lookup.find_tasks(TASKS)
     vocabulary = tasks[1].output_features["targets"].vocabulary
     bad_token = vocabulary.encode("not_entailment")[0]
 
@@ -206,7 +208,7 @@ def test_a_loss_that_is_not_a_number(tmp_path):
             return losses.at[1].set(jnp.where(bad, jnp.nan, losses[1]))
 
     def first_bad_step(seed):
-        batches = data.train_batches(tasks, LENGTHS, 4, seed=seed)
+        batches = batching.train_batches(tasks, LENGTHS, 4, seed=seed)
         bad = (batch["decoder_target_tokens"][1, 0, 0] == bad_token for batch in batches)
         return next(step for step, is_bad in enumerate(bad) if is_bad)
 
@@ -214,20 +216,19 @@ def test_a_loss_that_is_not_a_number(tmp_path):
     with pytest.raises(run_log.TrainingDivergedError, match=f"step {expected}: the loss of rte"):
         train.train(
             model_dir=str(tmp_path),
-            model=Exploding(a_config()),
-            optimizer=step.adamw(1e-3, 1, 30),
-            tasks=tasks,
-            task_feature_lengths=LENGTHS,
-            batch_size=4,
+            experiment=Experiment(
+                model=Exploding(a_config()),
+                optimizer=step.adamw(1e-3, 1, 30),
+                tasks=tasks,
+                task_feature_lengths=LENGTHS,
+                batch_size=4,
+            ),
+            evaluation=Evaluation(batch_size=4),
             train_steps=30,
             random_seed=seed,
-            eval_period=0,
             log_period=100,
             saving=checkpoints.Settings(period=1),
             conflict=measure.InTraining(period=0),
-            eval_batch_size=4,
-            evaluated_as={},
-            search=decoding.Search(),
         )
     steps = sorted(int(p.name.split("_")[1]) for p in tmp_path.glob("checkpoint_*"))
     assert steps == list(range(1, expected + 1)), "the checkpoints before the bad step stay"
@@ -236,12 +237,15 @@ def test_a_loss_that_is_not_a_number(tmp_path):
 
 def test_a_mixture_without_train_split():
     glue.register()
-    only_test = data.find_tasks("glue_mnli_mismatched.default.semantic")
+    only_test = lookup.find_tasks("glue_mnli_mismatched.default.semantic")
     with pytest.raises(ValueError, match="mnli_mismatched.*has a train split"):
         train.train(
-            model_dir="unused", model=None, optimizer=None, tasks=only_test,
-            task_feature_lengths=LENGTHS, batch_size=4, train_steps=1, random_seed=0,
-            eval_period=0, log_period=1, saving=checkpoints.Settings(),
-            conflict=measure.InTraining(period=0), eval_batch_size=4, evaluated_as={},
-            search=decoding.Search(),
-        )  # fmt: skip
+            model_dir="unused",
+            experiment=Experiment(None, None, only_test, LENGTHS, batch_size=4),
+            evaluation=Evaluation(),
+            train_steps=1,
+            random_seed=0,
+            log_period=1,
+            saving=checkpoints.Settings(),
+            conflict=measure.InTraining(period=0),
+        )

@@ -1,9 +1,9 @@
-"""Conflict as large batches would show it, from small ones; arrays in, arrays out, no JAX.
+"""Conflict as large batches would show it, from small ones; NumPy's arrays in and out.
 
 Noise in a batch lengthens its gradient, so the norms of small batches are too large and their
 cosines too close to 0. Inner products of *independent* batches have no such bias. With the examples
 of each task in two halves, whose gradients a and b add up to the task's, E<g_i, g_j> = <G_i, G_j>
-for i != j and E 4<a_k, b_k> = ||G_k||^2 (`conflict.unbiased`). Averages of these over steps have
+for i != j and E 4<a_k, b_k> = ||G_k||^2 (`metrics.unbiased`). Averages of these over steps have
 the large batch's values, and the numbers made of the averages approach the large batch's.
 
 A number that is no linear function of the averages still has a bias of order 1/steps. The jackknife
@@ -16,7 +16,7 @@ the one without step t,
 method's without derivatives). An interval is estimate +- Student's t with T - 1 degrees of freedom
 times the standard error. Steps must be independent draws, at parameters that hardly change.
 
-The magnitude conflict is a mean of squares of d_k = ||g_k||^2 - ||sum_j g_j||^2. With C the
+The magnitude conflict is a mean of squared_norms of d_k = ||g_k||^2 - ||sum_j g_j||^2. With C the
 covariance of the averages of the d_k (from the d_k's jackknife), E d^2 = D^2 + C_kk, and for normal
 averages Var sum_k d_k^2 = 4 D'CD + 2 tr(C C): the estimate is mean(d^2) - tr(C)/K, and both terms
 are in its error. The second, which the first-order methods lack, is all there is where D is near 0.
@@ -28,8 +28,10 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
+
+from mtl_t5x.conflict import metrics
 
 Grams = Float[np.ndarray, "*steps task task"]
 
@@ -48,28 +50,6 @@ class Estimate:
             return float("nan"), float("nan")
         width = stats.t.ppf(0.5 + confidence / 2, self.steps - 1) * self.standard_error
         return self.value - width, self.value + width
-
-
-def mean_cosine(grams: Grams) -> Float[np.ndarray, "*steps"]:
-    """Mean over the pairs i != j of cos(g_i, g_j); NaN where a squared norm isn't positive."""
-    squares = np.diagonal(grams, axis1=-2, axis2=-1)
-    lengths = np.sqrt(np.where(squares > 0, squares, np.nan))
-    cosines = grams / (lengths[..., :, None] * lengths[..., None, :])
-    tasks = squares.shape[-1]
-    if tasks == 1:
-        return np.full(grams.shape[:-2], np.nan)
-    return (cosines.sum((-2, -1)) - tasks) / (tasks * (tasks - 1))
-
-
-def directional(grams: Grams) -> Float[np.ndarray, "*steps"]:
-    """As `conflict.directional`, of Gram matrices whose diagonal may come from other data."""
-    tasks = grams.shape[-1]
-    return mean_cosine(grams) * (tasks - 1) / tasks
-
-
-def magnitude(grams: Grams) -> Float[np.ndarray, "*steps"]:
-    """As `conflict.magnitude`."""
-    return np.mean(_differences(grams) ** 2, axis=-1)
 
 
 def pooled(
@@ -116,21 +96,15 @@ def estimate_magnitude(
     """The magnitude conflict without the bias of a square; see above."""
     steps = len(grams)
     whole, left_out = _pooled_with_and_without(grams, weights)
-    d = _differences(whole)
+    d = metrics.differences(whole)
     if steps < 2:
         return Estimate(float(np.mean(d**2)), float("nan"), steps)
-    parts = steps * d - (steps - 1) * _differences(left_out)
+    parts = steps * d - (steps - 1) * metrics.differences(left_out)
     covariance = np.atleast_2d(np.cov(parts, rowvar=False)) / steps
     tasks = len(d)
     variance = 4 * d @ covariance @ d + 2 * np.sum(covariance**2)
     value = (np.sum(d**2) - np.trace(covariance)) / tasks
     return Estimate(float(value), float(np.sqrt(variance)) / tasks, steps)
-
-
-def _differences(grams: Grams) -> Float[np.ndarray, "*steps task"]:
-    """||g_k||^2 - ||sum_j g_j||^2."""
-    squares = np.diagonal(grams, axis1=-2, axis2=-1)
-    return squares - grams.sum((-2, -1))[..., None]
 
 
 def _pooled_with_and_without(grams, weights) -> tuple[np.ndarray, np.ndarray]:
@@ -151,17 +125,21 @@ def _sums(grams, weights) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(grams, np.float64) * weights[:, :, None] * weights[:, None, :], weights
 
 
-NUMBERS = {"directional": directional, "magnitude": magnitude, "mean_cosine": mean_cosine}
+METRICS = {
+    "directional": metrics.directional,
+    "magnitude": metrics.magnitude,
+    "mean_cosine": metrics.mean_cosine,
+}
 
 
-def estimates(
+def estimate_metrics(
     grams: Float[np.ndarray, "steps task task"], weights: Float[np.ndarray, "steps task"]
 ) -> dict[str, Estimate]:
-    """Every number of `NUMBERS` with its standard error."""
+    """Every number of `METRICS` with its standard error."""
     return {
-        "directional": jackknife(directional, grams, weights),
+        "directional": jackknife(metrics.directional, grams, weights),
         "magnitude": estimate_magnitude(grams, weights),
-        "mean_cosine": jackknife(mean_cosine, grams, weights),
+        "mean_cosine": jackknife(metrics.mean_cosine, grams, weights),
     }
 
 
@@ -179,19 +157,21 @@ class Noise:
 
 
 def noise(
-    squares: Float[np.ndarray, " task"],
-    small_squares: Float[np.ndarray, " task"],
-    examples: int,
+    squared_norms: Float[np.ndarray, " task"],
+    small_squared_norms: Float[np.ndarray, " task"],
+    examples: int | Int[np.ndarray, " task"],
     small_examples: int,
 ) -> Noise:
     """From the squared norms at two batch sizes, both averages over independent batches.
 
     |G|^2 = (B n_B - b n_b)/(B - b), S = (n_b - n_B)/(1/b - 1/B): McCandlish et al. 2018, appendix
-    A. |G|^2 is unbiased and can be negative; the scale then means nothing and is NaN.
+    A. |G|^2 is unbiased and can be negative; the scale then means nothing and is NaN. So is all of
+    a task for which the two sizes are one.
     """
-    squares, small_squares = np.asarray(squares, float), np.asarray(small_squares, float)
-    norm = (examples * squares - small_examples * small_squares) / (examples - small_examples)
-    trace = (small_squares - squares) / (1 / small_examples - 1 / examples)
+    large, small = np.asarray(squared_norms, float), np.asarray(small_squared_norms, float)
+    more = np.where(np.asarray(examples) > small_examples, examples, np.nan)
+    norm = (more * large - small_examples * small) / (more - small_examples)
+    trace = (small - large) / (1 / small_examples - 1 / more)
     return Noise(norm, trace, np.where(norm > 0, trace / np.where(norm > 0, norm, 1), np.nan))
 
 
@@ -234,7 +214,7 @@ def null(halves: Float[np.ndarray, "parts parts"], shuffles: int = 200, seed: in
     for _ in range(shuffles):
         order = rng.permutation(parts)
         shuffled = halves[np.ix_(order, order)].reshape(parts // 2, 2, parts // 2, 2)
-        conflicts.append(directional(shuffled.sum((1, 3))))
+        conflicts.append(metrics.directional(shuffled.sum((1, 3))))
     return Null(
         np.diagonal(cosines, offset=1)[::2],
         np.quantile(conflicts, [0.025, 0.5, 0.975]),

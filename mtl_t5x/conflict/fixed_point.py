@@ -1,69 +1,64 @@
-"""From the Gram matrix at a fixed point to the figures of `conflict.json`, and these as a table."""
+"""From the Gram matrix at a fixed point to the metrics of `conflict.json`, and these as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from mtl_t5x.conflict import estimates as conflict_estimates
-from mtl_t5x.conflict import metrics as conflict
+from mtl_t5x.conflict import estimates, metrics
 
 
-def of_group(
+def group_metrics(
     gram: Float[np.ndarray, "task task"],
     sketches: Float[np.ndarray, "task width"] | None,
-    small_squares: Float[np.ndarray, " task"],
-    examples: int,
-    piece: int,
+    small_squared_norms: Float[np.ndarray, " task"],
+    examples: Int[np.ndarray, " task"],
+    microbatch_size: int,
     by_task: Callable[[np.ndarray], dict[str, float | None]],
 ) -> dict[str, Any]:
-    """A group's figures by name.
+    """A group's metrics by name.
 
     Args:
       gram: of the tasks' gradients over all the examples.
       sketches: what it was made from, if that is sketches.
-      small_squares: means over the pieces of ||g_k||^2.
-      examples: per task.
-      piece: examples per task and piece.
+      small_squared_norms: means over the microbatches of ||g_k||^2.
+      examples: of each task.
+      microbatch_size: examples per task in a microbatch.
       by_task: names a value per task.
     """
-    noise = conflict_estimates.noise(np.diagonal(gram), small_squares, examples, piece)
+    noise = estimates.noise(np.diagonal(gram), small_squared_norms, examples, microbatch_size)
     unbiased = gram.copy()
     np.fill_diagonal(unbiased, noise.squared_norm)
-    numbers = jax.tree.map(np.asarray, conflict.numbers(jnp.asarray(gram, jnp.float32)))
-    figures = {
-        name: value.tolist() if value.ndim else float(value)
-        for name, value in numbers.items()
-        if name != "norms"
-    }
-    figures["norms"] = by_task(numbers["norms"])
-    for name, number in conflict_estimates.NUMBERS.items():
-        figures[f"unbiased_{name}"] = _finite(number(unbiased))
-    figures["squared_norm"] = by_task(noise.squared_norm)
-    figures["noise_trace"] = by_task(noise.trace)
-    figures["noise_scale"] = by_task(noise.scale)
+    found = metrics.all_metrics(gram)
+    norms = found.pop("norms")
+    named = {name: _finite(value) for name, value in found.items()}
+    named["norms"] = by_task(norms)
+    for name, metric in estimates.METRICS.items():
+        named[f"unbiased_{name}"] = _finite(metric(unbiased))
+    named["squared_norm"] = by_task(noise.squared_norm)
+    named["noise_trace"] = by_task(noise.trace)
+    named["noise_scale"] = by_task(noise.scale)
     if sketches is not None:
-        error = conflict_estimates.sketch_error(sketches)
-        figures["cosine_error"] = error.tolist()
-    return figures
+        named["cosine_error"] = _finite(estimates.sketch_error(sketches))
+    return named
 
 
 def by_task(tasks: Sequence[str], values: np.ndarray) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in zip(tasks, values, strict=True)}
 
 
-def _finite(value: Any) -> float | None:
-    """JSON has no NaN."""
+def _finite(value: Any) -> Any:
+    """As JSON holds it, which has no NaN."""
+    if np.ndim(value):
+        return [_finite(item) for item in value]
     return float(value) if np.isfinite(value) else None
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The figures as text: a line per group, then the tasks' of the first group."""
+    """The metrics as text: a line per group, then the tasks' of the first group."""
 
     def cell(value):
         return f"{'-' if value is None else format(value, '.4g'):>12}"
@@ -71,17 +66,23 @@ def table(result: Mapping[str, Any]) -> str:
     columns = ("directional", "unbiased_directional", "magnitude", "unbiased_magnitude")
     columns += ("mean_cosine", "reference_directional", "reference_magnitude")
     width = max(len(name) for name in (*result["groups"], *result["tasks"]))
+    sketched = f", sketches of {w}" if (w := result["sketch_width"]) else ""
     lines = [
-        f"step {result.get('step', '-')}: {result['examples']} examples a task in pieces of "
-        f"{result['piece']}" + (f", sketches of {w}" if (w := result["sketch_width"]) else ""),
+        f"step {result.get('step', '-')}: {_range(result['examples'].values())} examples a task in "
+        f"microbatches of {result['microbatch_size']}{sketched}",
         " " * width + "".join(f"{name.replace('reference', 'ref')[:21]:>22}" for name in columns),
     ]
-    for group, figures in result["groups"].items():
-        cells = "".join(f"{cell(figures[name]):>22}" for name in columns)
+    for group, values in result["groups"].items():
+        cells = "".join(f"{cell(values[name]):>22}" for name in columns)
         lines.append(f"{group:{width}}{cells}")
-    group, figures = next(iter(result["groups"].items()))
+    group, values = next(iter(result["groups"].items()))
     lines += ["", f"{group:{width}}" + "".join(f"{n:>12}" for n in ("loss", "norm", "noise scale"))]
     for task in result["tasks"]:
-        values = (result["loss"][task], figures["norms"][task], figures["noise_scale"][task])
-        lines.append(f"{task:{width}}" + "".join(map(cell, values)))
+        of_task = (result["loss"][task], values["norms"][task], values["noise_scale"][task])
+        lines.append(f"{task:{width}}" + "".join(map(cell, of_task)))
     return "\n".join(lines)
+
+
+def _range(counts: Iterable[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"

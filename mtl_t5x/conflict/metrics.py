@@ -1,29 +1,55 @@
-"""Conflict numbers from the Gram matrix of the task gradients; arrays in, arrays out.
+"""Conflict metrics from the Gram matrix of the task gradients; arrays in, arrays out.
 
 With g_k the gradient of task k's loss and G_ij = <g_i, g_j>. Source of the definitions: Mueller,
 Andrews, Dredze, "Do Text-to-Text Multi-Task Learners Suffer from Task Conflict?", Findings of
-EMNLP 2022. A task whose gradient is zero has no direction: its cosines, and every number made of
-them, are NaN.
+EMNLP 2022. Every function takes JAX's arrays, within jit too, or NumPy's, and any number of leading
+axes, as of steps. A task whose squared norm isn't positive (a gradient of zeros, or an unbiased
+estimate below 0) has no direction: its cosines, and every metric made of them, are NaN. One task
+has no pair: its mean cosine is NaN, its directional conflict 0.
 """
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-Gram = Float[Array, "task task"]
-Scalar = Float[Array, ""]
+Gram = Float[Array | np.ndarray, "*steps task task"]
+Halves = Float[Array | np.ndarray, "*steps part part"]
+PerTask = Float[Array | np.ndarray, "*steps task"]
+Scalar = Float[Array | np.ndarray | np.floating, "*steps"]
 
 
-def norms(gram: Gram) -> Float[Array, " task"]:
-    """||g_k||, in units of loss per unit of parameter."""
-    return jnp.sqrt(jnp.diagonal(gram))
+def gram_matrix(
+    gradients: Float[Array | np.ndarray, "task *shape"],
+) -> Float[Array | np.ndarray, "task task"]:
+    """G_ij = <g_i, g_j> of per-task gradients; of parts of these, the parts' Gram matrices add up."""
+    flat = gradients.reshape(gradients.shape[0], -1)
+    if isinstance(flat, np.ndarray):
+        return flat @ flat.T
+    # On accelerators float32 products default to fewer bits; cosines near 0 need them all.
+    return jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def squared_norms(gram: Gram) -> PerTask:
+    """||g_k||^2."""
+    return gram.__array_namespace__().linalg.diagonal(gram)
+
+
+def norms(gram: Gram) -> PerTask:
+    """||g_k||, in units of loss per unit of parameter; NaN for an estimate below 0."""
+    xp = gram.__array_namespace__()
+    squares = squared_norms(gram)
+    return xp.sqrt(xp.where(squares >= 0, squares, xp.nan))
 
 
 def cosine(gram: Gram) -> Gram:
     """cos(g_i, g_j); 1 on the diagonal."""
+    xp = gram.__array_namespace__()
     length = norms(gram)
-    return gram / (length[:, None] * length[None, :])
+    length = xp.where(length > 0, length, xp.nan)
+    return gram / (length[..., :, None] * length[..., None, :])
 
 
 def directional(gram: Gram) -> Scalar:
@@ -31,20 +57,25 @@ def directional(gram: Gram) -> Scalar:
 
     0: orthogonal; (K-1)/K: aligned; -1/K: the most conflict there can be.
     """
-    tasks = gram.shape[0]
-    return (jnp.sum(cosine(gram)) - tasks) / tasks**2
+    tasks = gram.shape[-1]
+    return (cosine(gram).sum(axis=(-2, -1)) - tasks) / tasks**2
 
 
 def magnitude(gram: Gram) -> Scalar:
     """C_mg = (1/K) sum_k (||g_k||^2 - ||sum_j g_j||^2)^2."""
-    return jnp.mean((jnp.diagonal(gram) - jnp.sum(gram)) ** 2)
+    return (differences(gram) ** 2).mean(axis=-1)
+
+
+def differences(gram: Gram) -> PerTask:
+    """||g_k||^2 - ||sum_j g_j||^2: what the magnitude conflict is the mean square of."""
+    return squared_norms(gram) - gram.sum(axis=(-2, -1))[..., None]
 
 
 def mean_cosine(gram: Gram) -> Scalar:
     """Mean over the pairs i != j of cos(g_i, g_j); NaN for one task, which has no pair."""
-    tasks = gram.shape[0]
+    tasks = gram.shape[-1]
     if tasks == 1:
-        return jnp.full((), jnp.nan, gram.dtype)
+        return gram[..., 0, 0] * np.nan
     return directional(gram) * tasks / (tasks - 1)
 
 
@@ -53,39 +84,17 @@ def reference_directional(gram: Gram) -> Scalar:
 
     Mean pairwise cosine = (K x^2 - 1)/(K - 1); orthogonal tasks give 1/sqrt(K).
     """
-    return jnp.sqrt(jnp.maximum(jnp.mean(cosine(gram)), 0.0))
+    xp = gram.__array_namespace__()
+    return xp.sqrt(xp.maximum(cosine(gram).mean(axis=(-2, -1)), 0.0))
 
 
 def reference_magnitude(gram: Gram) -> Scalar:
     """Variance over the tasks of ||g_k||^2, the form that the original code logs."""
-    return jnp.var(jnp.diagonal(gram))
+    return squared_norms(gram).var(axis=-1)
 
 
-def of_halves(halves: Float[Array, "parts parts"]) -> Gram:
-    """The tasks' Gram matrix from that of the halves of their batches.
-
-    Row 2k + h is half h of task k, scaled to its share of the task's loss: the halves' gradients
-    add up to the task's.
-    """
-    tasks = halves.shape[0] // 2
-    return halves.reshape(tasks, 2, tasks, 2).sum(axis=(1, 3))
-
-
-def unbiased(halves: Float[Array, "parts parts"]) -> Gram:
-    """Inner products of independent gradients: E is the Gram matrix of the expected gradients.
-
-    <g_i, g_j> for two tasks; 4 <a_k, b_k> on the diagonal, of the two halves' gradients a + b =
-    g_k, which can be negative. Of a loss over tokens this holds for its sum; see
-    `conflict_estimates.pooled`.
-    """
-    tasks = halves.shape[0] // 2
-    across = jnp.diagonal(halves, offset=1)[::2]
-    gram = of_halves(halves)
-    return jnp.where(jnp.eye(tasks, dtype=bool), jnp.diag(4 * across), gram)
-
-
-def numbers(gram: Gram) -> dict[str, Array]:
-    """Every number above by its name: scalars, `norms` [task] and `cosine` [task, task]."""
+def all_metrics(gram: Gram) -> dict[str, Array | np.ndarray]:
+    """Every metric above by its name: scalars, `norms` [task] and `cosine` [task, task]."""
     functions = (
         directional,
         magnitude,
@@ -96,3 +105,26 @@ def numbers(gram: Gram) -> dict[str, Array]:
         cosine,
     )
     return {function.__name__: function(gram) for function in functions}
+
+
+def add_halves(halves: Halves) -> Gram:
+    """The tasks' Gram matrix from that of the halves of their batches.
+
+    Row 2k + h is half h of task k, scaled to its share of the task's loss: the halves' gradients
+    add up to the task's.
+    """
+    *steps, parts, _ = halves.shape
+    return halves.reshape(*steps, parts // 2, 2, parts // 2, 2).sum(axis=(-3, -1))
+
+
+def unbiased(halves: Halves) -> Gram:
+    """Inner products of independent gradients: E is the Gram matrix of the expected gradients.
+
+    <g_i, g_j> for two tasks; 4 <a_k, b_k> on the diagonal, of the two halves' gradients a + b =
+    g_k, which can be negative. Of a loss over tokens this holds for its sum; see
+    `estimates.pooled`.
+    """
+    xp = halves.__array_namespace__()
+    across = xp.linalg.diagonal(halves, offset=1)[..., ::2]
+    own = xp.eye(halves.shape[-1] // 2, dtype=bool)
+    return xp.where(own, 4 * across[..., None], add_halves(halves))

@@ -1,4 +1,4 @@
-"""The unbiased figures of a run: of each measured step, and over the last ones together."""
+"""The unbiased metrics of a run: of each measured step, and over the last ones together."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from mtl_t5x.conflict import estimates as conflict_estimates
-from mtl_t5x.conflict import metrics as conflict
+from mtl_t5x.conflict import estimates, metrics
 
 Line = dict[str, Any]
 
@@ -19,7 +17,7 @@ Line = dict[str, Any]
 class Running:
     """Pools the Gram matrices of the last `window` measured steps, by group.
 
-    The parameters move between the steps, so the figures are those of about the window's middle; a
+    The parameters move between the steps, so the metrics are those of about the window's middle; a
     window that is short against the time in which the conflict changes is a good one.
     """
 
@@ -40,7 +38,7 @@ class Running:
                     traces = [line[f"noise_trace/{group}/{name}"] for name in self._names]
                     self._keep(group, line[key], weights, traces)
 
-    def add(self, metrics: Mapping[str, Any]) -> Line:
+    def add(self, step_metrics: Mapping[str, Any]) -> Line:
         """What `metrics.jsonl` says of a step that was measured with halves; nothing of others.
 
         By group: `unbiased_gram` and the directional conflict of this step alone; those of the last
@@ -49,22 +47,22 @@ class Running:
         task's two halves; and the band of directional conflict under shuffled tasks.
         """
         line: Line = {}
-        for group, numbers in metrics["conflict"].items():
-            if "halves" not in numbers:
+        for group, of_group in step_metrics["conflict"].items():
+            if "halves" not in of_group:
                 continue
-            weights = np.asarray(metrics["loss_weights"], np.float64)
+            weights = np.asarray(step_metrics["loss_weights"], np.float64)
             line |= self._by_task("loss_weight", weights)
-            line |= self._add(group, np.asarray(numbers["halves"], np.float64), weights)
+            line |= self._add(group, np.asarray(of_group["halves"], np.float64), weights)
         return line
 
     def _add(self, group: str, halves: np.ndarray, weights: np.ndarray) -> Line:
-        gram = np.asarray(conflict.unbiased(jnp.asarray(halves)), np.float64)
-        traces = conflict_estimates.noise_of_halves(halves, self._batch_size).trace
-        null = conflict_estimates.null(halves)
+        gram = metrics.unbiased(halves)
+        traces = estimates.noise_of_halves(halves, self._batch_size).trace
+        null = estimates.null(halves)
         prefix = f"conflict/{group}"
         line: Line = {
             f"{prefix}/unbiased_gram": gram.tolist(),
-            f"{prefix}/unbiased_directional": float(conflict_estimates.directional(gram)),
+            f"{prefix}/unbiased_directional": float(metrics.directional(gram)),
             f"{prefix}/shuffled_low": float(null.shuffled[0]),
             f"{prefix}/shuffled_high": float(null.shuffled[2]),
         }
@@ -74,13 +72,12 @@ class Running:
         grams, all_weights, all_traces = (
             np.array(column, np.float64) for column in zip(*steps, strict=True)
         )
-        for name, estimate in conflict_estimates.estimates(grams, all_weights).items():
+        for name, estimate in estimates.estimate_metrics(grams, all_weights).items():
             line[f"{prefix}/running_{name}"] = estimate.value
             line[f"{prefix}/running_{name}_se"] = estimate.standard_error
-        squares = np.diagonal(conflict_estimates.pooled(grams, all_weights))
-        scales = np.where(
-            squares > 0, all_traces.mean(0) / np.where(squares > 0, squares, 1), np.nan
-        )
+        squared_norms = metrics.squared_norms(estimates.pooled(grams, all_weights))
+        positive = np.where(squared_norms > 0, squared_norms, np.nan)
+        scales = all_traces.mean(0) / positive
         return line | self._by_task(f"noise_scale/{group}", scales)
 
     def _keep(self, group: str, gram, weights, traces) -> collections.deque:

@@ -54,7 +54,7 @@ class Span:
 Head = Decoder | Classification | Regression | Span
 
 
-def of(task: seqio.Task) -> Head:
+def head_of_task(task: seqio.Task) -> Head:
     """The kind of head that a task asks for."""
     return getattr(task.postprocessor, "head", Decoder())
 
@@ -103,7 +103,7 @@ def with_targets(
     Raises:
       ValueError: the examples lack what the head learns from.
     """
-    head = of(task)
+    head = head_of_task(task)
     if isinstance(head, Classification | Regression):
         _require(dataset, task, head, "label")
 
@@ -153,7 +153,7 @@ def _require(dataset: tf.data.Dataset, task: seqio.Task, head: Head, feature: st
 
 def count_lost_spans(task: seqio.Task, split: str, inputs_length: int) -> dict[str, int]:
     """`spans_unreachable`: not in the input's text; `spans_cut`: beyond the length. Spans only."""
-    if not isinstance(of(task), Span):
+    if not isinstance(head_of_task(task), Span):
         return {}
 
     def lost(length: int | None) -> int:
@@ -168,7 +168,7 @@ def count_lost_spans(task: seqio.Task, split: str, inputs_length: int) -> dict[s
     return {"spans_unreachable": unreachable, "spans_cut": lost(inputs_length) - unreachable}
 
 
-def answer(
+def predicted_tokens(
     head: Head,
     prediction: Mapping[str, np.ndarray],
     inputs: np.ndarray,

@@ -5,7 +5,8 @@ activations `[task, batch, …]`. The loss function here is `loss_fn(params, pro
 [task], aux)`; the probes are a tree with the parameters' names, in Flax the variable collection
 "probes". A model of one's own needs no Flax:
 
-    from mtl_t5x import conflict, gradients, probes
+    from mtl_t5x.conflict import metrics
+    from mtl_t5x.gradients import one_pass, probes
 
     def loss_fn(params, given):
         # x: [task, batch, inputs]. A product goes through `dot`, …
@@ -17,10 +18,10 @@ activations `[task, batch, …]`. The loss function here is `loss_fn(params, pro
         y = probes.dot(jax.nn.relu(hidden + bias), params["out"], given.get("out"))
         return ((y - targets) ** 2).mean(axis=(1, 2)), None
 
-    (losses, _), gradient, grams = gradients.gradient_and_grams(
+    (losses, _), gradient, grams = one_pass.gradient_and_grams(
         loss_fn, params, num_tasks, {"first": "in|bias", "all": ".*"}
     )
-    print(conflict.directional(grams["all"]))
+    print(metrics.directional(grams["all"]))
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def per_task_gradients(
     flat = flatten_dict(params, sep="/")
     zeros = {name: jnp.zeros((num_tasks, 1, *flat[name].shape)) for name in names}
     losses, grads, by_name = _read_probes(loss_fn, params, zeros, lambda zeros: zeros)
-    return losses, grads, {name: rows[:, 0] for name, rows in by_name.items()}
+    return losses, grads, {name: read[:, 0] for name, read in by_name.items()}
 
 
 def gradient_and_sketches(

@@ -26,8 +26,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from mtl_t5x.gradients import accumulation
-from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.conflict import metrics as conflict_metrics
+from mtl_t5x.gradients import accumulation, one_pass
 from mtl_t5x.parallel import sharding
 from mtl_t5x.parallel.sharding import DATA, EXAMPLES, MODEL, TASK
 
@@ -37,7 +37,7 @@ Specs = Mapping[str, PartitionSpec]
 def gradient_and_grams(
     loss_fn: accumulation.LossFn,
     weigh: accumulation.Weigh,
-    params: gradients.Params,
+    params: one_pass.Params,
     batch: accumulation.Batch,
     key: Array,
     *,
@@ -45,7 +45,7 @@ def gradient_and_grams(
     param_specs: Any,
     groups: Mapping[str, str],
     microbatches: int = 1,
-) -> tuple[Float[Array, " task"], gradients.Params, dict[str, Float[Array, "task task"]]]:
+) -> tuple[Float[Array, " task"], one_pass.Params, dict[str, Float[Array, "task task"]]]:
     """(losses, gradient of their sum, exact Gram matrix of each group), within jit.
 
     Args:
@@ -57,13 +57,13 @@ def gradient_and_grams(
       layout: of the state and the batch.
       param_specs: the parameters' part of `layout.spec_tree`.
       groups: a group's name to the regular expression of its parameters' names.
-      microbatches: pieces that each device's examples are cut into.
+      microbatches: of each device's examples.
 
     Raises:
       ValueError: a group holds parameters of which every task has its own.
     """
     specs = flatten_dict(param_specs, sep="/")
-    selected = gradients.select(params, groups)
+    selected = one_pass.select(params, groups)
     measured = tuple(sorted({name for names in selected.values() for name in names}))
     for name in measured:
         if TASK in specs[name]:
@@ -75,12 +75,12 @@ def gradient_and_grams(
     def local(params, batch, key):
         """Losses, and gradients that have a first axis: of the one sum, or of the tasks."""
         key = jax.random.fold_in(key, jax.lax.axis_index(EXAMPLES))
-        losses, grads, rows = accumulation.gradients_of(
+        losses, grads, per_task = accumulation.accumulate(
             loss_fn, weigh, params, batch, key, total=jax.lax.psum(weigh(batch), DATA),
             measured=measured, microbatches=microbatches,
         )  # fmt: skip
         summed = {name: grad[None] for name, grad in flatten_dict(grads, sep="/").items()}
-        return jax.lax.psum(losses, DATA), summed | rows
+        return jax.lax.psum(losses, DATA), summed | per_task
 
     # Differentiating with check_vma would add the devices' gradients up by itself.
     losses, grads = jax.shard_map(
@@ -143,20 +143,19 @@ def _sum(grad: Array, spec: PartitionSpec) -> Array:
 
 
 def _exchange(
-    rows: Float[Array, "local_tasks *shape"], spec: PartitionSpec
+    per_task: Float[Array, "local_task *_"], spec: PartitionSpec
 ) -> tuple[Array, Float[Array, "task task"]]:
     """(gradient of the summed losses, this device's part of the Gram matrix) of one parameter."""
     tasks, replicas = jax.lax.axis_size(TASK), jax.lax.axis_size(DATA)
-    local_tasks, *shape = rows.shape
+    local_tasks, *shape = per_task.shape
     axis = _split_axis(spec)
     if axis is None:
-        rows = rows.reshape(local_tasks, -1)
-        rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % (tasks * replicas))))
-    slices = jax.lax.all_to_all(rows, EXAMPLES, (axis or 0) + 1, 0, tiled=True)
+        per_task = per_task.reshape(local_tasks, -1)
+        per_task = jnp.pad(per_task, ((0, 0), (0, -per_task.shape[1] % (tasks * replicas))))
+    slices = jax.lax.all_to_all(per_task, EXAMPLES, (axis or 0) + 1, 0, tiled=True)
     slices = slices.reshape(tasks, replicas, local_tasks, *slices.shape[1:]).sum(axis=1)
     slices = slices.reshape(tasks * local_tasks, *slices.shape[2:])
-    flat = slices.reshape(slices.shape[0], -1)
-    gram = jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+    gram = conflict_metrics.gram_matrix(slices)
     if MODEL not in spec:  # else every device along `model` counted the same
         gram = jnp.where(jax.lax.axis_index(MODEL) == 0, gram, 0.0)
     summed = slices.sum(axis=0)

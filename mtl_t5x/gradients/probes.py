@@ -31,6 +31,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from mtl_t5x.conflict import metrics as conflict_metrics
+
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["buckets"], meta_fields=["seed"])
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +84,7 @@ def _dot_backward(residuals, dy):
     accumulate = functools.partial(jnp.einsum, preferred_element_type=weight.dtype)
     if probe is None:
         # One flat product: on CPUs autodiff's product over several batch axes is slower.
-        rows = accumulate("ni,no->io", x.reshape(-1, inputs), dy.reshape(-1, outputs))
-        return dx, rows, None
+        return dx, accumulate("ni,no->io", x.reshape(-1, inputs), dy.reshape(-1, outputs)), None
     tasks = probe.shape[0]
     per_task = accumulate(
         "kni,kno->kio", x.reshape(tasks, -1, inputs), dy.reshape(tasks, -1, outputs)
@@ -142,17 +143,17 @@ def _read(per_task: Float[Array, "task *shape"], probe: Probe) -> Array | Sketch
         return Sketch(sketch(per_task, probe.buckets.shape[1], probe.seed), probe.seed)
     if probe.ndim > 2:
         return per_task.reshape(probe.shape).astype(probe.dtype)
-    flat = per_task.reshape(per_task.shape[0], -1).astype(probe.dtype)
-    # On accelerators float32 products default to fewer bits; cosines near 0 need them all.
-    return jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+    return conflict_metrics.gram_matrix(per_task.astype(probe.dtype))
 
 
-def sketch(rows: Float[Array, "task *shape"], width: int, seed: int) -> Float[Array, "task width"]:
-    """The count sketch of each row; see `Sketch`."""
-    rows = rows.reshape(rows.shape[0], -1)
-    size = rows.shape[1]
+def sketch(
+    per_task: Float[Array, "task *shape"], width: int, seed: int
+) -> Float[Array, "task width"]:
+    """The count sketch of each task's gradient; see `Sketch`."""
+    flat = per_task.reshape(per_task.shape[0], -1)
+    size = flat.shape[1]
     blocks = -(-size // width)
-    signed = rows * _signs(size, seed)
+    signed = flat * _signs(size, seed)
     signed = jnp.pad(signed, ((0, 0), (0, blocks * width - size)))
     shifts = np.random.default_rng(seed).integers(0, width, blocks)
     return sum(

@@ -25,16 +25,16 @@ Params = Mapping[str, Any]
 class Shared(nn.Module):
     """What all architectures share: the input embedding and the encoder.
 
-    `all_alike` says whether every task is answered by the same parameters.
+    `shares_decoder` says whether every task is answered by the same parameters.
     """
 
-    all_alike = False
+    shares_decoder = False
 
     config: t5.T5Config
     z_loss: float = 0.0
 
     # Whether the same program, given some of the tasks only, computes their losses.
-    tasks_are_alike = True
+    runs_on_task_subset = True
 
     def setup(self):
         self.token_embedder = layers.TokenEmbedder(
@@ -60,7 +60,7 @@ class Shared(nn.Module):
 class TextToText(Shared):
     """One encoder and one decoder for all tasks: a task is told by its text alone."""
 
-    all_alike = True
+    shares_decoder = True
 
     def setup(self):
         super().setup()
@@ -166,7 +166,7 @@ class Canonical(Shared):
 
     heads: tuple[heads.Head, ...] = ()
 
-    tasks_are_alike = False
+    runs_on_task_subset = False
 
     def setup(self):
         super().setup()
@@ -222,7 +222,7 @@ class Canonical(Shared):
         return jnp.where(decoded, tokens, batch["encoder_input_tokens"].shape[1])
 
     def predict(self, inputs: Int[Array, "batch length"], task: int) -> dict[str, Array]:
-        """What the head of a task computes, by name, as `heads.answer` takes it."""
+        """What the head of a task computes, by name, as `heads.predicted_tokens` takes it."""
         return self.outputs[task](self.encode(inputs), inputs != PAD_ID)
 
     def for_task(self, params: Params, task: int) -> tuple[TextToText, Params]:

@@ -20,7 +20,9 @@ from etils import epath
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtl_t5x.storage import paths
+from mtl_t5x.storage import checkpoints, files
+
+logger = logging.getLogger(__name__)
 
 Params = Mapping[str, Any]
 
@@ -94,7 +96,7 @@ def load_params(path: epath.PathLike) -> dict[str, Any]:
       ValueError: what is there is none of the three, or not a T5 1.1.
       ImportError: the package that reads this format is not installed.
     """
-    path = paths.absolute(path)
+    path = files.absolute(path)
     if not path.exists():
         raise FileNotFoundError(
             f"pretrained weights: {path} does not exist. Set INITIAL_CHECKPOINT_PATH to the "
@@ -109,6 +111,31 @@ def load_params(path: epath.PathLike) -> dict[str, Any]:
     else:
         raise ValueError(f"pretrained weights: {path} {_found(path)}. Understood are {UNDERSTOOD}.")
     return unflatten_dict({n: np.asarray(a, np.float32) for n, a in flat.items()}, sep="/")
+
+
+def initial_params(path: str, params: Params) -> Params:
+    """`params` with what a checkpoint has of them: ours of any architecture, or a pretrained T5.
+
+    The same architecture gives all parameters. From another one, and from Hugging Face's or T5X's
+    files, come the embedding, the encoder and the decoder, which every task's own decoder starts
+    from; heads stay as they are.
+
+    Raises:
+      FileNotFoundError: nothing there can be read.
+      ValueError: the checkpoint's parameters don't fit.
+    """
+    stored = checkpoints.stored_params(path)
+    if stored is None:
+        return merge(params, load_params(path))
+    if _shapes(stored) == _shapes(params):
+        return checkpoints.restore_params(path, params)[0]
+    loaded, _ = checkpoints.restore_params(path, stored)
+    parts = {name: loaded[name] for name in PARTS if name in loaded}
+    return merge(params, jax.tree.map(np.asarray, parts))
+
+
+def _shapes(params: Params) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in flatten_dict(params, sep="/").items()}
 
 
 def merge(params: Params, pretrained: Params) -> dict[str, Any]:
@@ -153,7 +180,7 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
         )
     taken = {name: _like(theirs[name], ours[name]) for name in wanted}
     fresh = sorted(set(ours) - wanted)
-    logging.info(
+    logger.info(
         "pretrained weights: %d parameters taken (%s); %d stay as initialised%s",
         len(taken),
         ", ".join(f"{part}/*" for part in parts),

@@ -1,21 +1,17 @@
-"""Where arrays live: the mesh that gin names, the rules from logical axes to it, jax.distributed.
+"""Where arrays live: the mesh that gin names, and the rules from logical axes to it.
 
 Devices form a grid `[data, model]`. The examples of a step are spread over `data`; tensor
 parallelism splits the wide axes of the parameters over `model`; with `fsdp` parameters and
 optimizer state are split over `data` too. As far as their number allows the tasks are spread over
-`data`, so that a device's gradient is one task's (see `task_parallel`): `data` is then two axes,
-`task` and `data`.
+`data`, so that a device's gradient is one task's (see `gradients.over_mesh`): `data` is then two
+axes, `task` and `data`.
 """
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import functools
-import logging
 import math
-import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,11 +19,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import distributed  # the coordinator's client, which has no public name
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
-
-logger = logging.getLogger(__name__)
 
 TASK, DATA, MODEL = "task", "data", "model"
 EXAMPLES = (TASK, DATA)  # what a step's examples are spread over: [task, batch, …]
@@ -87,6 +81,11 @@ class Layout:
         """Whole on every device."""
         return NamedSharding(self.mesh, PartitionSpec())
 
+    @property
+    def examples(self) -> NamedSharding:
+        """Of a batch `[task, batch, …]`."""
+        return NamedSharding(self.mesh, BATCH)
+
     def spec_tree(self, state: Any) -> Any:
         """A tree like `state` of PartitionSpecs."""
         return jax.tree.unflatten(jax.tree.structure(state), self.specs)
@@ -103,7 +102,7 @@ class Layout:
     def share(self, num_tasks: int, batch_size: int) -> tuple[slice, slice]:
         """Of a batch `[task, batch, …]` the tasks, and their examples, that this process needs."""
         size = (num_tasks, batch_size)
-        needed = NamedSharding(self.mesh, BATCH).addressable_devices_indices_map(size).values()
+        needed = self.examples.addressable_devices_indices_map(size).values()
         axes = zip(*(_bounds(index, size) for index in needed), strict=True)
         return tuple(
             slice(min(start for start, _ in axis), max(stop for _, stop in axis)) for axis in axes
@@ -120,25 +119,34 @@ class Layout:
             bounds = zip(_bounds(index[:2], size), offsets, strict=True)
             return value[tuple(slice(start - at, stop - at) for (start, stop), at in bounds)]
 
-        sharding = NamedSharding(self.mesh, BATCH)
         return {
             name: jax.make_array_from_callback(
-                (*size, *value.shape[2:]), sharding, functools.partial(of_device, value)
+                (*size, *value.shape[2:]), self.examples, functools.partial(of_device, value)
             )
             for name, value in part.items()
         }
 
     def columns(self, shape: tuple[int, ...]) -> NamedSharding:
-        """Of rows `[row, *shape]`: each split over all devices along an axis that allows it."""
+        """Of per-task gradients `[task, *shape]`: each split over all devices along an axis that
+        allows it."""
         axes = (*EXAMPLES, MODEL)
         fits = [axis for axis, size in enumerate(shape) if size % self.mesh.size == 0]
         spec = [axes if axis in fits[:1] else None for axis in range(len(shape))]
         return NamedSharding(self.mesh, PartitionSpec(None, *spec))
 
-    def gather(self, tree: Any) -> Any:
-        """Whole copies on a device of this process, for what each process computes by itself."""
-        whole = jax.device_put(tree, self.everywhere)
-        return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+    def for_this_process(self, params: Any) -> tuple[Any, NamedSharding]:
+        """(parameters, sharding of rows `[row, …]`) that this process computes by itself with.
+
+        Of several processes each gets whole copies on its devices, and spreads rows over these; one
+        alone leaves the parameters where they are, and spreads rows over `data`.
+        """
+        if jax.process_count() == 1:
+            return params, NamedSharding(self.mesh, PartitionSpec(EXAMPLES))
+        whole = jax.device_put(params, self.everywhere)
+        whole = jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), whole)
+        mesh = jax.sharding.Mesh(np.array(jax.local_devices()), (DATA,))
+        own = jax.device_put(whole, NamedSharding(mesh, PartitionSpec()))
+        return own, NamedSharding(mesh, PartitionSpec(DATA))
 
 
 def _bounds(index: tuple[slice, ...], size: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -151,6 +159,7 @@ def placed_batches(
     layout: Layout | None,
     num_tasks: int,
     batch_size: int,
+    setting: str = "BATCH_SIZE",
 ) -> Iterator[dict[str, Array]]:
     """Batches `[task, batch, …]` on the devices; each process reads its share of the examples.
 
@@ -159,6 +168,7 @@ def placed_batches(
       layout: of the devices; None: one.
       num_tasks: K.
       batch_size: examples per task.
+      setting: what the user calls `batch_size`.
 
     Raises:
       ValueError: examples that can't be spread over the devices.
@@ -169,7 +179,7 @@ def placed_batches(
     if batch_size % devices:
         raise ValueError(
             f"{batch_size} examples of a task can't be spread over the {devices} devices that "
-            f"share it: set BATCH_SIZE or measure.Settings.piece to a multiple of {devices}"
+            f"share it: set {setting} to a multiple of {devices}"
         )
     place = functools.partial(layout.place, num_tasks=num_tasks, batch_size=batch_size)
     return map(place, read(share=layout.share(num_tasks, batch_size)))
@@ -181,8 +191,9 @@ def layout(
     *,
     num_tasks: int,
     batch_size: int,
-    tasks_are_alike: bool,
+    runs_on_task_subset: bool,
     devices: Sequence[jax.Device] | None = None,
+    setting: str = "BATCH_SIZE",
 ) -> Layout:
     """The layout of a state on a mesh.
 
@@ -191,24 +202,25 @@ def layout(
       boxed_state: shapes of the state, parameters with their logical axes (`nn.Partitioned`).
       num_tasks: K.
       batch_size: examples per task and step.
-      tasks_are_alike: whether the program that computes all the tasks' losses, given some of them
-        only, computes theirs.
+      runs_on_task_subset: whether the program that computes all the tasks' losses, given some of
+        them only, computes theirs.
       devices: all there are, unless others are given.
+      setting: what the user calls `batch_size`.
 
     Raises:
       ValueError: a batch that can't be spread over `data`.
     """
     devices = jax.devices() if devices is None else devices
     data, model = mesh.shape(len(devices))
-    task = math.gcd(num_tasks, data) if tasks_are_alike else 1
+    task = math.gcd(num_tasks, data) if runs_on_task_subset else 1
     if batch_size % (data // task):
         raise ValueError(
-            f"BATCH_SIZE = {batch_size} can't be spread over the mesh: the {data} devices of axis "
+            f"{setting} = {batch_size} can't be spread over the mesh: the {data} devices of axis "
             f"data share {num_tasks} tasks, which leaves the examples of a task to {data // task} "
-            f"devices. Set BATCH_SIZE to a multiple of {data // task}, or sharding.Mesh.data"
+            f"devices. Set {setting} to a multiple of {data // task}, or sharding.Mesh.data"
         )
     shape = {TASK: task, DATA: data // task, MODEL: model}
-    grid = np.asarray(devices).reshape(tuple(shape.values()))
+    grid = device_grid(tuple(shape.values()), devices)
     rules = {name: (MODEL,) for name in TENSOR_PARALLEL}
     if mesh.fsdp:
         rules |= {name: EXAMPLES for name in FULLY_SHARDED}
@@ -218,6 +230,34 @@ def layout(
     leaves = jax.tree.leaves(boxed_state, is_leaf=is_box)
     specs = tuple(_spec(leaf, rules, shape) for leaf in leaves)
     return Layout(jax.sharding.Mesh(grid, tuple(shape)), specs)
+
+
+def device_grid(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+    """The devices as `[task, data, model]`, neighbours in the grid where they are neighbours in the
+    hardware.
+
+    Of several slices of TPUs, whose network is slower than that within one, each holds a block
+    along `task` and `data`: only what every step exchanges once crosses it.
+
+    Raises:
+      ValueError: `model` would cross slices.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    task, data, model = shape
+    outer_task = math.gcd(task, slices)
+    outer_data = slices // outer_task
+    if data % outer_data:
+        raise ValueError(
+            f"the {len(devices)} devices are {slices} slices of {len(devices) // slices}, which a "
+            f"mesh of task x data x model = {task} x {data} x {model} can't be split between: set "
+            "sharding.Mesh.model to a divisor of a slice's devices"
+        )
+    inner = (task // outer_task, data // outer_data, model)
+    return mesh_utils.create_hybrid_device_mesh(
+        inner, (outer_task, outer_data, 1), devices, allow_split_physical_axes=True
+    )
 
 
 def placed_shapes(shapes: Any, shardings: Any) -> Any:
@@ -242,88 +282,3 @@ def _spec(leaf: Any, rules: Mapping[str, tuple[str, ...]], shape: Mapping[str, i
         spec.append((axes if len(axes) > 1 else axes[0]) if fits else None)
         taken |= set(axes) if fits else set()
     return PartitionSpec(*spec)
-
-
-# A process that says nothing for so long is lost: all others name it and leave. One that has failed
-# waits so long for the others, which may wait for it, before all leave.
-TIMEOUTS = {"heartbeat_timeout_seconds": 30, "shutdown_timeout_seconds": 60}
-SILENT_SECONDS = 8  # JAX, by its own heartbeat, ends the process some ten seconds later
-
-
-def start_distributed(
-    coordinator_address: str | None = None,
-    num_processes: int | None = None,
-    process_id: int | None = None,
-) -> None:
-    """Joins the other processes of a job, before anything else uses JAX; alone, does nothing.
-
-    Explicit arguments come first; else the environment is looked at: a TPU pod's workers, tasks
-    that SLURM's `srun` or Open MPI's `mpirun` started, or JAX_COORDINATOR_ADDRESS.
-
-    Raises:
-      ValueError: some of the three arguments are given, others not.
-    """
-    given = (coordinator_address, num_processes, process_id)
-    if any(value is not None for value in given):
-        if any(value is None for value in given):
-            raise ValueError(
-                "--coordinator_address, --num_processes and --process_id go together: give all "
-                "three, or none where the cluster tells them"
-            )
-        jax.distributed.initialize(*given, **TIMEOUTS)
-    elif in_cluster(os.environ):
-        jax.distributed.initialize(**TIMEOUTS)
-    else:
-        return
-    logger.info(
-        "process %d of %d, %d of %d devices",
-        jax.process_index(), jax.process_count(), jax.local_device_count(), jax.device_count(),
-    )  # fmt: skip
-    _watch_coordinator()
-
-
-def _watch_coordinator() -> None:
-    """Names process 0, which tells the others who is lost, where it is lost itself.
-
-    JAX then ends this process, but where process 0 hangs it only says that a deadline has passed.
-    """
-    client = distributed.global_state.client
-    key, ended = "mtl_t5x/coordinator", threading.Event()
-    if jax.process_index() == 0:
-        client.key_value_set(key, "here")
-        return
-
-    def ask() -> None:
-        while not ended.wait(2):
-            try:
-                client.blocking_key_value_get(key, SILENT_SECONDS * 1000)
-            except jax.errors.JaxRuntimeError as error:
-                if "DEADLINE_EXCEEDED" not in str(error):  # JAX has heard more, and says it
-                    return
-                logger.error(
-                    "process 0 of %d, the coordinator, has not answered for %d s: if that lasts, "
-                    "it is lost, and this process leaves",
-                    jax.process_count(), SILENT_SECONDS,
-                )  # fmt: skip
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-
-    def end() -> None:
-        ended.set()
-        asking.join()
-
-    atexit.register(end)
-
-
-def in_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether the environment is that of one process among several, as JAX knows to read it."""
-    several = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
-    if any(int(environment.get(name) or 1) > 1 for name in several):
-        return True
-    workers = (environment.get("TPU_WORKER_HOSTNAMES") or "").split(",")
-    return (
-        len(workers) > 1
-        or "MEGASCALE_COORDINATOR_ADDRESS" in environment
-        or "JAX_COORDINATOR_ADDRESS" in environment
-    )

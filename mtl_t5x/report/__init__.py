@@ -1,4 +1,4 @@
 """From a study's run folders to tables, figures and one page.
 
-Stands alone, and imports no JAX.
+Imports storage.files alone, and no JAX.
 """

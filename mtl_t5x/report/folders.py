@@ -10,6 +10,8 @@ from typing import Any
 
 from etils import epath
 
+from mtl_t5x.storage import files
+
 # Numbers in results.json that count examples and are no metrics.
 COUNTS = (
     "examples",
@@ -124,17 +126,11 @@ def _message(traceback: str) -> str:
 
 
 def _load_steps(path: epath.Path, name: str, notes: list[str]) -> tuple[Mapping[str, Any], ...]:
-    if not path.exists():
-        return ()
-    steps = {}
-    lines = path.read_bytes().decode(errors="replace").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            logged = json.loads(line)
-            # A run that went on from a checkpoint logs some steps again: the later line holds.
-            steps[int(logged["step"])] = logged
-        except (ValueError, KeyError, TypeError):
-            notes.append(f"runs/{name}/metrics.jsonl:{number}: skipped, the line is cut off")
+    lines, broken = files.read_steps(path)
+    for number in broken:
+        notes.append(f"runs/{name}/metrics.jsonl:{number}: skipped, the line is cut off")
+    # A run that went on from a checkpoint logs some steps again: the later line holds.
+    steps = {line["step"]: line for line in lines}
     return tuple(steps[step] for step in sorted(steps))
 
 

@@ -9,8 +9,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mtl_t5x.report import folders, tables
-from mtl_t5x.report import plots as report_plots
+from mtl_t5x.report import folders, plots, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +86,7 @@ $body
 """)
 
 
-def page(
+def render(
     study: folders.Study,
     rows: Sequence[tables.TransferRow],
     conflicts: Sequence[Mapping[str, Any]],
@@ -226,7 +225,7 @@ def _headline_tables(study: folders.Study, rows: Sequence[tables.TransferRow]) -
 def _figure(plot: Plot) -> str:
     data = base64.b64encode(plot.png).decode()
     # A PNG's pixel width stands at byte 16; the page shows it at 100 pixels an inch.
-    width = round(int.from_bytes(plot.png[16:20]) * 100 / report_plots.STYLE["figure.dpi"])
+    width = round(int.from_bytes(plot.png[16:20]) * 100 / plots.STYLE["figure.dpi"])
     return (
         f'<figure><img width="{width}" alt="{html.escape(plot.file)}" '
         f'src="data:image/png;base64,{data}">'

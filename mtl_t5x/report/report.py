@@ -10,14 +10,13 @@ import csv
 import dataclasses
 import io
 import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
-from mtl_t5x.report import folders, plots, tables
-from mtl_t5x.report import page as report_html
+from mtl_t5x.report import folders, page, plots, tables
+from mtl_t5x.storage import files
 
 _CONFLICT_COLUMNS = (
     "run",
@@ -47,43 +46,41 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     folder = epath.Path(workdir) / "report"
     folder.mkdir(exist_ok=True)
     columns = [field.name for field in dataclasses.fields(tables.TransferRow)]
-    write_atomically(folder / "transfer.csv", _csv(columns, map(dataclasses.asdict, rows)))
+    files.write_atomically(folder / "transfer.csv", _csv(columns, map(dataclasses.asdict, rows)))
     columns = list(dict.fromkeys([*_CONFLICT_COLUMNS, *(key for row in conflicts for key in row)]))
-    write_atomically(folder / "conflict.csv", _csv(columns, conflicts))
+    files.write_atomically(folder / "conflict.csv", _csv(columns, conflicts))
     figures = draw(study, rows)
     for figure in figures:
-        write_atomically(folder / figure.file, figure.png)
-    page = report_html.page(study, rows, conflicts, figures, (*study.notes, *notes))
-    write_atomically(folder / "report.html", page.encode())
+        files.write_atomically(folder / figure.file, figure.png)
+    html = page.render(study, rows, conflicts, figures, (*study.notes, *notes))
+    files.write_atomically(folder / "report.html", html.encode())
     return folder / "report.html"
 
 
-def draw(study: folders.Study, rows: Sequence[tables.TransferRow]) -> tuple[report_html.Plot, ...]:
+def draw(study: folders.Study, rows: Sequence[tables.TransferRow]) -> tuple[page.Plot, ...]:
     """The report's figures with their captions, in the page's order."""
     figures = [
-        ("transfer.png", report_html.TRANSFER, plots.transfer, (study, _headline_rows(study, rows)))
+        ("transfer.png", page.TRANSFER, plots.transfer, (study, _headline_rows(study, rows)))
     ]
     multi = [r for r in study.records if r.kind == "multi_task"]
     groups = dict.fromkeys(group for r in multi for group in folders.conflict_groups(r))
     # Single layers would make a page of hundreds of figures; conflict.csv has them.
     groups = [group for group in groups if "/" not in group]
     for group in groups:
-        figures.append(
-            (f"conflict.{group}.png", report_html.CONFLICT, plots.conflict, (study, group))
-        )
+        figures.append((f"conflict.{group}.png", page.CONFLICT, plots.conflict, (study, group)))
         for variant in study.variants:
             name = f"cosine.{group}.{'.'.join(variant)}.png"
-            figures.append((name, report_html.COSINE, plots.cosine, (study, variant, group)))
+            figures.append((name, page.COSINE, plots.cosine, (study, variant, group)))
     for variant in study.variants:
         logged = any(r.steps for r in study.records if r.variant == variant)
         if logged:
             name = f"loss.{'.'.join(variant)}.png"
-            figures.append((name, report_html.LOSS, plots.losses, (study, variant)))
+            figures.append((name, page.LOSS, plots.losses, (study, variant)))
     drawn = []
     for name, caption, function, arguments in figures:
         png = plots.render(function, *arguments)
         if png is not None:
-            drawn.append(report_html.Plot(re.sub(r"[^\w.-]", "_", name), caption, png))
+            drawn.append(page.Plot(re.sub(r"[^\w.-]", "_", name), caption, png))
     return tuple(drawn)
 
 
@@ -103,13 +100,3 @@ def _csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
             {k: format(v, ".10g") if isinstance(v, float) else v for k, v in row.items()}
         )
     return text.getvalue().encode()
-
-
-def write_atomically(path: epath.Path, data: bytes) -> None:
-    """Writes a file in one go: other processes see the old file or the new one, never a part."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -185,21 +185,11 @@ def _average(
     return row, notes + _row_notes(row)
 
 
-def mean_cosine(matrix: Any) -> float | None:
-    """The mean of a K×K cosine matrix off its diagonal; None where an entry is not finite."""
-    if not isinstance(matrix, list) or len(matrix) < 2:
-        return None
-    values = [
-        folders.number(value)
-        for i, row in enumerate(matrix)
-        for j, value in enumerate(row)
-        if i != j
-    ]
-    return None if None in values else statistics.fmean(values)
-
-
 def conflict_rows(study: folders.Study) -> tuple[dict[str, Any], ...]:
-    """A row per multi-task run, measured step and group; every number logged gets a column."""
+    """A row per multi-task run, measured step and group; every number logged gets a column.
+
+    Matrices stay in metrics.jsonl.
+    """
     rows = []
     for record in study.records:
         if record.kind != "multi_task":
@@ -210,17 +200,17 @@ def conflict_rows(study: folders.Study) -> tuple[dict[str, Any], ...]:
                 logged = {
                     key[len(prefix) :]: value
                     for key, value in step.items()
-                    if key.startswith(prefix) and "/" not in key[len(prefix) :]
+                    if key.startswith(prefix)
+                    and "/" not in key[len(prefix) :]
+                    and not isinstance(value, list)
                 }
                 if logged:
-                    cosine = logged.pop("cosine", None)
                     rows.append(
                         {
                             "run": record.name,
                             "seed": record.seed,
                             "step": step["step"],
                             "group": group,
-                            "mean_cosine": mean_cosine(cosine),
                             **{key: folders.number(value) for key, value in logged.items()},
                         }
                     )

@@ -9,7 +9,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from etils import epath
 from tqdm import tqdm
 
 from mtl_t5x.conflict.running import Running
+from mtl_t5x.storage import files
 
 FILE = "metrics.jsonl"
 _STORING = 0.01  # of the time, at most, is spent on storing lines
@@ -69,6 +70,7 @@ class RunLog:
         )
         # The first step compiles: the rate is counted from its end.
         self._rate_since: tuple[int, float] | None = None
+        self._paused = 0.0  # seconds since then in which no step was taken
 
     def __enter__(self) -> RunLog:
         return self
@@ -91,6 +93,17 @@ class RunLog:
         if write:
             self.check()
             self._write(step, jax.device_get(metrics))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What takes place in this context isn't counted in the steps' rate."""
+        if self._pending:
+            jax.block_until_ready(self._pending[-1])
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._paused += time.perf_counter() - begun
 
     def check(self, params: Any = None) -> None:
         """Waits for the steps so far.
@@ -142,9 +155,10 @@ class RunLog:
     def _rate(self, step: int) -> float | None:
         now = time.perf_counter()
         last, self._rate_since = self._rate_since, (step, now)
+        paused, self._paused = self._paused, 0.0
         if last is None:
             return None
-        return (step - last[0]) * self._examples_per_step / (now - last[1])
+        return (step - last[0]) * self._examples_per_step / (now - last[1] - paused)
 
 
 @jax.jit
@@ -190,12 +204,9 @@ def drop_lines_from(path: epath.Path, step: int) -> list[dict[str, Any]]:
     """Keeps the lines before `step`, and returns them; one that a crash cut off is dropped too."""
     if not path.exists():
         return []
-    whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    kept = [line for line in whole if json.loads(line)["step"] < step]
-    new = path.with_name(f"{path.name}.new")
-    new.write_text("".join(kept))
-    new.replace(path)
-    return [json.loads(line) for line in kept]
+    kept = [line for line in files.read_steps(path)[0] if line["step"] < step]
+    files.write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in kept))
+    return kept
 
 
 class Lines:

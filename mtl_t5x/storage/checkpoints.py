@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -16,8 +16,7 @@ from etils import epath
 from flax.training.train_state import TrainState
 from jax.experimental import multihost_utils
 
-from mtl_t5x.models import pretrained
-from mtl_t5x.storage import manifest, paths
+from mtl_t5x.storage import files, manifest
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ class Settings:
 
 def manager(model_dir: str, settings: Settings = Settings()) -> ocp.CheckpointManager:
     """Saves in the background. What an earlier attempt didn't finish saving is deleted."""
-    folder = paths.absolute(model_dir)
+    folder = files.absolute(model_dir)
 
     def hash_files() -> None:
         # Called in the background, when all files are there under a temporary name.
@@ -119,7 +118,8 @@ class _Writing:
     def __exit__(self, kind, error, traceback) -> None:
         if isinstance(error, Exception):
             raise OSError(
-                f"no checkpoint could be written to {self._folder}: {str(error).splitlines()[0]}. "
+                f"no checkpoint could be written to {self._folder}: "
+                f"{(str(error) or repr(error)).splitlines()[0]}. "
                 "Those that were written before are good"
             ) from error
 
@@ -132,13 +132,46 @@ def restore_latest(checkpoints: ocp.CheckpointManager, state: TrainState) -> Tra
     Raises:
       ValueError: there are checkpoints, but all are damaged, or they are of another model.
     """
-    steps = sorted(checkpoints.all_steps(), reverse=True)
-    step = _newest_good(checkpoints.directory, steps)
+    folder = checkpoints.directory
+
+    def choose() -> int | None:
+        steps = sorted(checkpoints.all_steps(), reverse=True)
+        step = _newest_good(folder, steps)
+        for newer in steps[: steps.index(step)] if step is not None else ():
+            _put_aside(folder / f"{PREFIX}_{newer}")
+        return step
+
+    step = _by_first_process(choose, folder)
+    checkpoints.reload()  # what is there may have changed, or been seen too early
     if step is None:
         return None
-    if step != steps[0]:
-        _put_aside(checkpoints, [newer for newer in steps if newer > step])
     return state.replace(**_restored(checkpoints, step, _tree(state)))
+
+
+def _by_first_process(choose: Callable[[], int | None], folder: epath.Path) -> int | None:
+    """The step that process 0 chooses, in every process.
+
+    Processes that looked for themselves could see different checkpoints on a network disk, and wait
+    for each other for ever; and each would hash every file.
+    """
+    if jax.process_count() == 1:
+        return choose()
+    step, error = None, None
+    if jax.process_index() == 0:
+        try:
+            step = choose()
+        except (ValueError, OSError) as caught:
+            error = caught
+    told = _FAILED if error else _NONE if step is None else step
+    told = int(multihost_utils.broadcast_one_to_all(np.int32(told)))
+    if error is not None:
+        raise error
+    if told == _FAILED:
+        raise ValueError(f"process 0 can't use the checkpoints in {folder}; it says why")
+    return None if told == _NONE else told
+
+
+_NONE, _FAILED = -1, -2
 
 
 def _restored(checkpoints: ocp.CheckpointManager, step: int, wanted: Any) -> Any:
@@ -209,17 +242,11 @@ def _newest_good(folder: epath.Path, steps: Iterable[int]) -> int | None:
     return None
 
 
-def _put_aside(checkpoints: ocp.CheckpointManager, steps: Iterable[int]) -> None:
-    multihost_utils.sync_global_devices("every process has looked at the checkpoints")
-    for step in steps:
-        path = checkpoints.directory / f"{PREFIX}_{step}"
-        if jax.process_index() == 0:
-            aside = path.parent / f"{DAMAGED}{path.name}"
-            if aside.exists():
-                aside.rmtree()
-            path.rename(aside)
-    multihost_utils.sync_global_devices("damaged checkpoints are put aside")
-    checkpoints.reload()
+def _put_aside(path: epath.Path) -> None:
+    aside = path.parent / f"{DAMAGED}{path.name}"
+    if aside.exists():
+        aside.rmtree()
+    path.rename(aside)
 
 
 def restore_params(path: str, params: Any) -> tuple[Any, int]:
@@ -233,43 +260,42 @@ def restore_params(path: str, params: Any) -> tuple[Any, int]:
       FileNotFoundError: nothing there is a checkpoint.
       ValueError: it is of another model, or damaged.
     """
-    found = _find(path)
-    if found is None:
+    restored, step = _restore(path, {"params": params})
+    return restored["params"], step
+
+
+def restore_state(path: str, state: TrainState) -> TrainState:
+    """The whole state of a checkpoint, as `restore_params`; nothing is written or put aside."""
+    return state.replace(**_restore(path, _tree(state))[0])
+
+
+def _restore(path: str, wanted: Any) -> tuple[Any, int]:
+    if (found := find(path)) is None:
         raise FileNotFoundError(
             f"{path!r} holds no checkpoint: give a folder {PREFIX}_<step>, or the folder of a run "
             "that has one, as INITIAL_CHECKPOINT_PATH or MODEL_DIR"
         )
-    return _restore_params(*found, params), found[1]
-
-
-def _restore_params(folder: epath.Path, step: int, params: Any) -> Any:
-    with ocp.CheckpointManager(folder, options=_READ_ONLY) as checkpoints:
-        return _restored(checkpoints, step, {"params": params})["params"]
-
-
-def initial_params(path: str, params: Any) -> Any:
-    """`params` with what a checkpoint has of them: ours of any architecture, or a pretrained T5.
-
-    The same architecture gives all parameters. From another one, and from Hugging Face's or T5X's
-    files, come the embedding, the encoder and the decoder, which every task's own decoder starts
-    from; heads stay as they are.
-
-    Raises:
-      FileNotFoundError: nothing there can be read.
-      ValueError: the checkpoint's parameters don't fit.
-    """
-    if (found := _find(path)) is None:
-        return pretrained.merge(params, pretrained.load_params(path))
     folder, step = found
-    stored = jax.tree.map(
+    try:
+        with ocp.CheckpointManager(folder, options=_READ_ONLY) as checkpoints:
+            return _restored(checkpoints, step, wanted), step
+    except OSError:
+        # A live run deletes what its settings don't keep: then there is a newer one.
+        again = find(path)
+        if again is None or again == found:
+            raise
+        return _restore(path, wanted)
+
+
+def stored_params(path: str) -> Any:
+    """Shapes and types of the parameters of a checkpoint of ours; None where there is none."""
+    if (found := find(path)) is None:
+        return None
+    folder, step = found
+    return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
         _stored(folder / f"{PREFIX}_{step}")["params"],
     )
-    if _shapes(stored) == _shapes(params):
-        return _restore_params(folder, step, params)
-    loaded = _restore_params(folder, step, stored)
-    parts = {name: loaded[name] for name in pretrained.PARTS if name in loaded}
-    return pretrained.merge(params, jax.tree.map(np.asarray, parts))
 
 
 def _whole(path: epath.Path) -> bool:
@@ -280,13 +306,13 @@ def _whole(path: epath.Path) -> bool:
 _READ_ONLY = ocp.CheckpointManagerOptions(step_prefix=PREFIX, read_only=True)
 
 
-def _find(path: str) -> tuple[epath.Path, int] | None:
+def find(path: str) -> tuple[epath.Path, int] | None:
     """(run's folder, step) of a good checkpoint of ours; None where there is no checkpoint.
 
     Raises:
       ValueError: there is, but its files are damaged.
     """
-    folder = paths.absolute(path)
+    folder = files.absolute(path)
     children = [folder]
     if not re.fullmatch(rf"{PREFIX}_\d+", folder.name):
         children = list(folder.iterdir()) if folder.is_dir() else []
@@ -296,5 +322,5 @@ def _find(path: str) -> tuple[epath.Path, int] | None:
         if (match := re.fullmatch(rf"{PREFIX}_(\d+)", child.name)) and _whole(child)
     ]
     parent = folder.parent if children == [folder] else folder
-    step = _newest_good(parent, sorted(steps, reverse=True))
+    step = _by_first_process(lambda: _newest_good(parent, sorted(steps, reverse=True)), parent)
     return None if step is None else (parent, step)

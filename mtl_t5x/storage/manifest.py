@@ -14,8 +14,9 @@ from collections.abc import Iterator
 
 from etils import epath
 
+from mtl_t5x.storage.files import write_atomically
+
 FILE = "manifest.json"
-_NEW = f"{FILE}.new"
 _CHUNK = 1 << 22
 # Orbax's own record of the checkpoint, which gets the time when the checkpoint gets its name.
 _LATER = "_CHECKPOINT_METADATA"
@@ -29,9 +30,7 @@ def write(folder: epath.Path, *, committed: bool) -> None:
     with concurrent.futures.ThreadPoolExecutor() as pool:
         hashes = pool.map(_hashed, new.values())
         files |= dict(zip(new, hashes, strict=True))
-    temporary = folder / _NEW
-    temporary.write_text(_text(files))
-    temporary.replace(folder / FILE)
+    write_atomically(folder / FILE, _text(files))
 
 
 def damage(folder: epath.Path) -> str | None:
@@ -65,7 +64,7 @@ def _files(folder: epath.Path, prefix: str = "") -> Iterator[tuple[str, epath.Pa
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             yield from _files(path, f"{prefix}{path.name}/")
-        elif prefix + path.name not in (FILE, _NEW):
+        elif prefix + path.name != FILE:
             yield prefix + path.name, path
 
 

@@ -6,9 +6,9 @@ python tests/benchmarks/conflict.py [--sizes=mini,small] [--tasks=2,4,8,16] [--b
 A step here is losses, summed gradient and Gram matrix of the encoder, without an optimizer: that is
 the same for all. Run in turn, in one process:
 
-* plain: `gradients.gradient`, nothing is measured
-* measuring: `gradients.gradient_and_grams`, the streamed Gram matrix
-* sketching: `gradients.gradient_and_sketches`, count sketches of 65,536 buckets in its place
+* plain: `one_pass.gradient`, nothing is measured
+* measuring: `one_pass.gradient_and_grams`, the streamed Gram matrix
+* sketching: `one_pass.gradient_and_sketches`, count sketches of 65,536 buckets in its place
 * naive: jax.grad of the same model with autodiff's own products, nothing is measured
 * vmap: jax.vmap of each task's gradient, with autodiff's products; every gradient K times
 * scan: a scan over the tasks that keeps the encoder's gradients K times
@@ -38,8 +38,7 @@ import numpy as np
 import workbench
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtl_t5x.gradients import one_pass as gradients
-from mtl_t5x.gradients import probes
+from mtl_t5x.gradients import one_pass, probes
 
 # PyTorch's idle threads would else turn in circles while JAX is timed.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -58,16 +57,16 @@ def jax_ways(size: str, params, batch):
         return model.apply({"params": params, "probes": given or {}}, batch, deterministic=False)
 
     def plain(params, batch):
-        return gradients.gradient(lambda p, _: (losses(p, batch), None), params)
+        return one_pass.gradient(lambda p, _: (losses(p, batch), None), params)
 
     def measuring(params, batch):
         loss_fn = lambda p, given: (losses(p, batch, given), None)  # noqa: E731
-        return gradients.gradient_and_grams(loss_fn, params, tasks, groups)
+        return one_pass.gradient_and_grams(loss_fn, params, tasks, groups)
 
     def sketching(params, batch):
         loss_fn = lambda p, given: (losses(p, batch, given), None)  # noqa: E731
-        names = gradients.select(params, groups)
-        return gradients.gradient_and_sketches(loss_fn, params, tasks, names, SKETCH_WIDTH)
+        names = one_pass.select(params, groups)
+        return one_pass.gradient_and_sketches(loss_fn, params, tasks, names, SKETCH_WIDTH)
 
     def naive(params, batch):
         return jax.value_and_grad(lambda p: losses(p, batch).sum())(params)
@@ -78,7 +77,7 @@ def jax_ways(size: str, params, batch):
 
     def gram(by_task):
         rows = [a.reshape(tasks, -1) for name, a in flatten_dict(by_task, sep="/").items()
-                if re.fullmatch(gradients.ENCODER, name)]  # fmt: skip
+                if re.fullmatch(one_pass.ENCODER, name)]  # fmt: skip
         return sum(row @ row.T for row in rows)
 
     def vmap(params, batch):
@@ -89,13 +88,13 @@ def jax_ways(size: str, params, batch):
         def body(total, piece):
             value, grads = one_task(params, piece)
             flat = flatten_dict(grads, sep="/")
-            kept = {n: g for n, g in flat.items() if re.fullmatch(gradients.ENCODER, n)}
+            kept = {n: g for n, g in flat.items() if re.fullmatch(one_pass.ENCODER, n)}
             rest = {n: total[n] + g for n, g in flat.items() if n not in kept}
             return rest, (value, kept)
 
         flat = flatten_dict(params, sep="/")
         zeros = {n: jnp.zeros_like(p) for n, p in flat.items()
-                 if not re.fullmatch(gradients.ENCODER, n)}  # fmt: skip
+                 if not re.fullmatch(one_pass.ENCODER, n)}  # fmt: skip
         rest, (values, kept) = jax.lax.scan(body, zeros, batch)
         summed = unflatten_dict({**rest, **{n: g.sum(0) for n, g in kept.items()}}, sep="/")
         return values, summed, gram(unflatten_dict(kept, sep="/"))

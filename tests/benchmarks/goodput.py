@@ -25,7 +25,7 @@ from unittest import mock
 import jax
 
 from mtl_t5x import evaluate, main, step
-from mtl_t5x.data import batching as data
+from mtl_t5x.data import batching
 from mtl_t5x.storage import checkpoints
 
 GLUE = ("cola", "rte", "mnli", "mrpc", "qnli", "qqp", "sst2", "stsb")
@@ -79,7 +79,7 @@ class Clock:
 
 
 BESIDE = "step beside a save"
-_TRAIN_STEP, _TRAIN_BATCHES, _SAVE = step.train_step, data.train_batches, checkpoints.save
+_TRAIN_STEP, _TRAIN_BATCHES, _SAVE = step.train_step, batching.train_batches, checkpoints.save
 
 
 def run(size: str, way: str, tasks: int, batch: int, steps: int, period: int) -> float:

@@ -19,9 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 import workbench
 
-from mtl_t5x.conflict import estimates as conflict_estimates
-from mtl_t5x.gradients import one_pass as gradients
-from mtl_t5x.gradients import probes
+from mtl_t5x.conflict import estimates
+from mtl_t5x.gradients import one_pass, probes
 
 
 def task_gradients(size: str, tasks: int, examples: int) -> dict[str, jax.Array]:
@@ -34,7 +33,7 @@ def task_gradients(size: str, tasks: int, examples: int) -> dict[str, jax.Array]
         def loss_fn(params, given):
             return model.apply({"params": params, "probes": given}, batch), None
 
-        return gradients.per_task_gradients(loss_fn, params, tasks, gradients.ENCODER)[2]
+        return one_pass.per_task_gradients(loss_fn, params, tasks, one_pass.ENCODER)[2]
 
     return rows(params, batch)
 
@@ -61,7 +60,7 @@ def main():
         ]
         joined = np.asarray(sum(sketches), np.float64)
         errors.append((_cosines(joined @ joined.T) - exact)[pairs])
-        stated.append(conflict_estimates.sketch_error(joined)[pairs])
+        stated.append(estimates.sketch_error(joined)[pairs])
     errors, stated = np.array(errors), np.array(stated)
     result = {
         "size": arguments.size,

@@ -22,9 +22,9 @@ import numpy as np
 import workbench
 
 from mtl_t5x import step
-from mtl_t5x.conflict import estimates as conflict_estimates
-from mtl_t5x.data import batching as data
-from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.conflict import estimates
+from mtl_t5x.data import batching, features, lookup
+from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures
 from mtl_t5x.tasks.glue import glue
 
@@ -37,11 +37,11 @@ def fixed_model(tasks, trained: int):
     model = architectures.TextToText(workbench.CONFIGS["mini"])
     state = step.init_state(
         jax.random.key(0),
-        data.empty_batch(data.short_names(tasks), LENGTHS),
+        features.empty_batch(lookup.short_names(tasks), LENGTHS),
         model=model,
         optimizer=step.adamw(2e-3, 20, 10_000),
     )
-    batches = data.train_batches(tasks, LENGTHS, 16, seed=1)
+    batches = batching.train_batches(tasks, LENGTHS, 16, seed=1)
     for _, batch in zip(range(trained), batches):
         state, _ = step.train_step(state, batch, jax.random.key(1))
     return model, state.params
@@ -57,7 +57,7 @@ def example_gradients(model, params, batch) -> tuple[np.ndarray, np.ndarray]:
         def loss_fn(params, given):  # every example is a task of its own
             return model.apply({"params": params, "probes": given}, batch), None
 
-        _, _, by_name = gradients.per_task_gradients(loss_fn, params, piece, gradients.ENCODER)
+        _, _, by_name = one_pass.per_task_gradients(loss_fn, params, piece, one_pass.ENCODER)
         tokens = batch["decoder_loss_weights"].sum((1, 2))
         joined = jnp.concatenate([a.reshape(piece, -1) for a in by_name.values()], axis=1)
         return joined * tokens[:, None], tokens
@@ -82,7 +82,7 @@ def batch_grams(gram, tokens, tasks: int, steps: int, rng):
     return halves, weights
 
 
-def intervals(halves, weights) -> dict[str, dict[str, conflict_estimates.Estimate]]:
+def intervals(halves, weights) -> dict[str, dict[str, estimates.Estimate]]:
     """The naive and the unbiased estimates from the same batches."""
     steps, tasks = weights.shape
     blocks = halves.reshape(steps, tasks, 2, tasks, 2)
@@ -90,13 +90,13 @@ def intervals(halves, weights) -> dict[str, dict[str, conflict_estimates.Estimat
     unbiased = naive.copy()
     k = np.arange(tasks)
     unbiased[:, k, k] = 4 * blocks[:, k, 0, k, 1]
-    estimates = {"naive": {}, "unbiased": conflict_estimates.estimates(unbiased, weights)}
-    for name, number in conflict_estimates.NUMBERS.items():
+    found = {"naive": {}, "unbiased": estimates.estimate_metrics(unbiased, weights)}
+    for name, number in estimates.METRICS.items():
         values = number(naive)
-        estimates["naive"][name] = conflict_estimates.Estimate(
+        found["naive"][name] = estimates.Estimate(
             float(values.mean()), float(values.std(ddof=1) / np.sqrt(steps)), steps
         )
-    return estimates
+    return found
 
 
 def main():
@@ -106,9 +106,9 @@ def main():
     parser.add_argument("--trained", type=int, default=0, help="steps of training before")
     arguments = parser.parse_args()
     glue.register()
-    tasks = data.with_split(data.find_tasks("glue.default.semantic"), "train")
+    tasks = lookup.with_split(lookup.find_tasks("glue.default.semantic"), "train")
     model, params = fixed_model(tasks, arguments.trained)
-    batch = next(data.train_batches(tasks, LENGTHS, EXAMPLES, seed=0))
+    batch = next(batching.train_batches(tasks, LENGTHS, EXAMPLES, seed=0))
     rows, tokens = example_gradients(model, params, batch)
     gram = rows @ rows.T
     del rows
@@ -116,15 +116,15 @@ def main():
     totals = tokens.reshape(count, EXAMPLES).sum(1).astype(float)
     whole = gram.reshape(count, EXAMPLES, count, EXAMPLES).sum((1, 3), dtype=float)
     whole /= np.outer(totals, totals)
-    truth = {name: float(f(whole)) for name, f in conflict_estimates.NUMBERS.items()}
+    truth = {name: float(f(whole)) for name, f in estimates.METRICS.items()}
 
     held = {kind: dict.fromkeys(truth, 0) for kind in ("unbiased", "naive")}
     seen = {kind: {name: [] for name in truth} for kind in held}
     for repetition in range(arguments.repetitions):
         rng = np.random.default_rng(repetition)
         drawn = batch_grams(gram, tokens, count, arguments.steps, rng)
-        for kind, estimates in intervals(*drawn).items():
-            for name, estimate in estimates.items():
+        for kind, found in intervals(*drawn).items():
+            for name, estimate in found.items():
                 low, high = estimate.interval()
                 held[kind][name] += bool(low <= truth[name] <= high)
                 seen[kind][name].append((estimate.value, estimate.standard_error))

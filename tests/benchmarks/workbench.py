@@ -12,14 +12,14 @@ import jax
 import numpy as np
 
 from mtl_t5x import step
-from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures, t5
 
 # A benchmark is a script of its own; the tests' helpers are in the package `tests`.
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2]))
 
 INPUTS, TARGETS = 128, 16
-ENCODER_GROUPS = (("encoder", gradients.ENCODER),)
+ENCODER_GROUPS = (("encoder", one_pass.ENCODER),)
 CONFIGS = {
     "mini": t5.T5Config(
         vocab_size=1024,

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mtl_t5x.conflict import metrics as conflict
+from mtl_t5x.conflict import metrics as conflict_metrics
 
 
 def numbers(gradients):
     gradients = jnp.asarray(gradients, jnp.float32)
-    return conflict.numbers(gradients @ gradients.T)
+    return conflict_metrics.all_metrics(gradients @ gradients.T)
 
 
 def expected_numbers(gradients):

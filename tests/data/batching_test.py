@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import seqio
 
-from mtl_t5x.data import batching as data
-from mtl_t5x.data import heads
+from mtl_t5x.data import batching, counting, features, heads, lookup
 from mtl_t5x.tasks.glue import glue
 
 INPUTS = "encoder_input_tokens"
@@ -18,8 +17,8 @@ def mini_glue():
 
 
 def first_batches(names, count=3, **kwargs):
-    tasks = data.find_tasks(names)
-    batches = data.train_batches(tasks, LENGTHS, 4, **{"seed": 0, **kwargs})
+    tasks = lookup.find_tasks(names)
+    batches = batching.train_batches(tasks, LENGTHS, 4, **{"seed": 0, **kwargs})
     return [next(batches) for _ in range(count)]
 
 
@@ -79,9 +78,9 @@ def test_a_task_sees_the_same_examples_alone_and_among_others():
 def test_every_example_is_drawn_equally_often():
     # SeqIO shuffles through a buffer that reaches over the end of an epoch, hence the one more or
     # less.
-    task = data.find_tasks("glue_cola.default.semantic")[0]
-    examples = data.count(task, "train", LENGTHS)["examples"]
-    batches = data.train_batches([task], LENGTHS, 100, seed=0)
+    task = lookup.find_tasks("glue_cola.default.semantic")[0]
+    examples = counting.count(task, "train", LENGTHS)["examples"]
+    batches = batching.train_batches([task], LENGTHS, 100, seed=0)
     drawn = collections.Counter(
         tuple(row) for _ in range(5 * examples // 100) for row in next(batches)[INPUTS][0]
     )
@@ -90,18 +89,18 @@ def test_every_example_is_drawn_equally_often():
 
 
 def test_mixture_is_its_tasks_and_lists_are_flattened_once():
-    mixture = data.find_tasks("glue.default.semantic")
+    mixture = lookup.find_tasks("glue.default.semantic")
     assert len(mixture) == 9
-    again = data.find_tasks(["glue_cola.default.semantic", "glue.default.semantic"])
+    again = lookup.find_tasks(["glue_cola.default.semantic", "glue.default.semantic"])
     assert again[0].name == "glue_cola.default.semantic"
     assert set(again) == set(mixture)
 
 
 def test_short_names():
-    tasks = data.find_tasks(["glue_cola.default.semantic", "glue_mnli_mismatched.null.semantic"])
-    assert data.short_names(tasks) == ("cola", "mnli_mismatched")
-    same = data.find_tasks(["glue_cola.default.semantic", "glue_cola.null.semantic"])
-    assert data.short_names(same) == ("glue_cola.default.semantic", "glue_cola.null.semantic")
+    tasks = lookup.find_tasks(["glue_cola.default.semantic", "glue_mnli_mismatched.null.semantic"])
+    assert lookup.short_names(tasks) == ("cola", "mnli_mismatched")
+    same = lookup.find_tasks(["glue_cola.default.semantic", "glue_cola.null.semantic"])
+    assert lookup.short_names(same) == ("glue_cola.default.semantic", "glue_cola.null.semantic")
 
 
 @pytest.mark.parametrize(
@@ -114,14 +113,14 @@ def test_short_names():
 )
 def test_unknown_name_suggests_the_nearest(name, suggestion):
     with pytest.raises(ValueError, match="MIXTURE_OR_TASK_NAME") as error:
-        data.find_tasks(name)
+        lookup.find_tasks(name)
     assert suggestion in str(error.value)
 
 
 def test_cut_examples_are_counted(caplog):
-    task = data.find_tasks("glue_stsb.default.semantic")[0]
+    task = lookup.find_tasks("glue_stsb.default.semantic")[0]
     with caplog.at_level("WARNING", logger="mtl_t5x"):
-        counts = data.check([task], ["stsb"], "train", {"inputs": 32, "targets": 2})
+        counts = counting.check({"stsb": task}, "train", {"inputs": 32, "targets": 2})
     examples = [
         len(example["targets"])
         for example in task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()
@@ -133,31 +132,31 @@ def test_cut_examples_are_counted(caplog):
 
 
 def test_a_batch_that_cannot_be_filled():
-    tasks = data.find_tasks("glue_cola.default.semantic")
+    tasks = lookup.find_tasks("glue_cola.default.semantic")
     with pytest.raises(ValueError, match=r"BATCH_SIZE = 99999.*glue_cola\.default\.semantic"):
-        data.check(tasks, ["cola"], "train", LENGTHS, batch_size=99999)
+        counting.check({"cola": tasks[0]}, "train", LENGTHS, batch_size=99999)
 
 
 def test_a_feature_without_a_length():
-    tasks = data.find_tasks("glue_cola.default.semantic")
+    tasks = lookup.find_tasks("glue_cola.default.semantic")
     with pytest.raises(ValueError, match="TASK_FEATURE_LENGTHS has no length for targets"):
-        data.check(tasks, ["cola"], "train", {"inputs": 32})
+        counting.check({"cola": tasks[0]}, "train", {"inputs": 32})
 
 
 def test_a_task_may_have_lengths_of_its_own():
     lengths = {**LENGTHS, "rte/targets": 2, "cola/inputs": 8}
     names = ["glue_cola.default.semantic", "glue_rte.default.semantic"]
-    (batch,) = [next(data.train_batches(data.find_tasks(names), lengths, 50, seed=0))]
+    (batch,) = [next(batching.train_batches(lookup.find_tasks(names), lengths, 50, seed=0))]
     assert batch["decoder_target_tokens"].shape == (2, 50, 8)
     used = (batch[INPUTS] > 0).sum(axis=-1)
     assert used[0].max() == 8 and used[1].max() > 8
-    assert data.lengths_of("rte", lengths) == {"inputs": 32, "targets": 2}
+    assert features.lengths_of("rte", lengths) == {"inputs": 32, "targets": 2}
 
 
 def test_what_heads_learn_from():
     names = ["glue_mnli.default.semantic", "glue_stsb.default.semantic"]
-    tasks = data.find_tasks(names)
-    batch = next(data.train_batches(tasks, LENGTHS, 50, seed=0, with_heads=True))
+    tasks = lookup.find_tasks(names)
+    batch = next(batching.train_batches(tasks, LENGTHS, 50, seed=0, with_heads=True))
     targets = batch[heads.FEATURE]
     assert targets.shape == (2, 50, 3) and (targets[..., 1:] == -1).all()
     vocabulary = tasks[0].output_features["targets"].vocabulary

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mtl_t5x.data import grouping
-from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures
 from tests import random_t5
 
@@ -36,7 +36,7 @@ def test_gram_matrix_is_that_of_each_tasks_own_examples():
         return model.apply({"params": params, "probes": given}, grouped), None
 
     (losses, _), _, grams = jax.jit(
-        lambda params: gradients.gradient_and_grams(loss_fn, params, 4, {"all": ".*"})
+        lambda params: one_pass.gradient_and_grams(loss_fn, params, 4, {"all": ".*"})
     )(params)
     assert losses[1] == 0
     one = jax.jit(jax.value_and_grad(lambda p, batch: model.apply({"params": p}, batch)[0]))

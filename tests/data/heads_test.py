@@ -3,8 +3,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from mtl_t5x.data import batching as data
-from mtl_t5x.data import heads
+from mtl_t5x.data import heads, lookup
 from mtl_t5x.tasks import vocabularies
 from mtl_t5x.tasks.decanlp import decanlp
 from mtl_t5x.tasks.glue import glue
@@ -55,13 +54,13 @@ def test_best_span_is_the_best_of_all_pairs():
 
 
 def test_heads_that_the_tasks_ask_for():
-    tasks = data.find_tasks(["glue.default.semantic"], register=glue.register)
-    by_name = dict(zip(data.short_names(tasks), map(heads.of, tasks)))
+    tasks = lookup.find_tasks(["glue.default.semantic"], register=glue.register)
+    by_name = dict(zip(lookup.short_names(tasks), map(heads.of, tasks)))
     assert by_name["mnli"] == heads.Classification(3) == by_name["mnli_mismatched"]
     assert by_name["cola"] == heads.Classification(2)
     assert by_name["stsb"] == heads.Regression(0.0, 5.0)
-    tasks = data.find_tasks(["decanlp.default.semantic"], register=decanlp.register)
-    by_name = dict(zip(data.short_names(tasks), map(heads.of, tasks)))
+    tasks = lookup.find_tasks(["decanlp.default.semantic"], register=decanlp.register)
+    by_name = dict(zip(lookup.short_names(tasks), map(heads.of, tasks)))
     assert by_name["squad"] == by_name["srl"] == by_name["schema"] == heads.Span()
     assert by_name["zre"] == heads.Span(no_answer="unanswerable")
     for name in ("iwslt", "cnn_dailymail", "wikisql", "woz"):
@@ -71,7 +70,7 @@ def test_heads_that_the_tasks_ask_for():
 @pytest.mark.parametrize("name", ["squad", "srl", "zre", "schema"])
 def test_span_targets_lead_back_to_the_gold_answers(name):
     decanlp.register()
-    task = data.find_tasks(f"decanlp_{name}.default.semantic")[0]
+    task = lookup.find_tasks(f"decanlp_{name}.default.semantic")[0]
     vocabulary = task.output_features["inputs"].vocabulary
     dataset = task.get_dataset(None, "validation", shuffle=False)
     for example in heads.with_targets(dataset, task, None).as_numpy_iterator():
@@ -124,7 +123,7 @@ def test_lost_spans_are_counted():
 
 def test_a_task_without_what_its_head_learns_from():
     glue.register()
-    task = data.find_tasks("glue_cola.default.semantic")[0]
+    task = lookup.find_tasks("glue_cola.default.semantic")[0]
     dataset = task.get_dataset(None, "validation", shuffle=False)
     dataset = dataset.map(lambda example: {k: v for k, v in example.items() if k != "label"})
     with pytest.raises(ValueError, match="glue_cola.*Classification head.*learns from 'label'"):

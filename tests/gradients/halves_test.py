@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from mtl_t5x import step
 from mtl_t5x.conflict.running import Running
-from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures
 from tests import random_t5
 
@@ -51,7 +51,7 @@ def test_gram_matrix_of_the_halves(batch, measured):
             share = float(piece["decoder_loss_weights"].sum() / tokens)
             gradient = flatten_dict(one(params, piece), sep="/")
             rows.append({name: share * np.float64(leaf) for name, leaf in gradient.items()})
-    for group, names in gradients.select(params, dict(GROUPS)).items():
+    for group, names in one_pass.select(params, dict(GROUPS)).items():
         joined = np.array([np.concatenate([row[name].ravel() for name in names]) for row in rows])
         expected = joined @ joined.T
         lengths = np.sqrt(np.diagonal(expected))
@@ -102,7 +102,7 @@ def test_going_on_from_earlier_lines():
 
 def test_the_example_of_the_gradients_module(capsys):
     """The code in the docstring, on a model with a product, a bias and another product."""
-    text = gradients.__doc__.split("needs no Flax:\n\n")[1]
+    text = one_pass.__doc__.split("needs no Flax:\n\n")[1]
     code = "\n".join(line[4:] for line in text.splitlines())
     rng = np.random.default_rng(0)
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from mtl_t5x.gradients import one_pass as gradients
-from mtl_t5x.gradients import probes
+from mtl_t5x.gradients import one_pass, probes
 from mtl_t5x.models import architectures
 from tests import random_t5
 
@@ -53,9 +52,7 @@ def gram(rows):
 def test_toy_in_closed_form():
     loss_fn, params, losses, expected = toy()
     groups = {"w": ".*/w", "c": "layer/c", "both": "layer/.*", "again": "layer/(w|c)"}
-    (actual_losses, aux), grads, grams = gradients.gradient_and_grams(
-        loss_fn, params, TASKS, groups
-    )
+    (actual_losses, aux), grads, grams = one_pass.gradient_and_grams(loss_fn, params, TASKS, groups)
     assert aux == "aux"
     np.testing.assert_allclose(actual_losses, losses, rtol=1e-5)
     for name, gradient in flatten_dict(grads, sep="/").items():
@@ -69,7 +66,7 @@ def test_toy_in_closed_form():
 
 def test_toy_task_gradients():
     loss_fn, params, losses, expected = toy()
-    (actual_losses, _), grads, by_name = gradients.per_task_gradients(
+    (actual_losses, _), grads, by_name = one_pass.per_task_gradients(
         loss_fn, params, TASKS, "layer/.*"
     )
     np.testing.assert_allclose(actual_losses, losses, rtol=1e-5)
@@ -82,7 +79,7 @@ def test_toy_task_gradients():
 
 def test_toy_without_measuring():
     loss_fn, params, losses, expected = toy()
-    (actual_losses, aux), grads = gradients.gradient(loss_fn, params)
+    (actual_losses, aux), grads = one_pass.gradient(loss_fn, params)
     assert aux == "aux"
     np.testing.assert_allclose(actual_losses, losses, rtol=1e-5)
     for name, gradient in flatten_dict(grads, sep="/").items():
@@ -95,9 +92,7 @@ def test_toy_without_measuring():
 def test_group_that_matches_nothing():
     loss_fn, params, _, _ = toy()
     with pytest.raises(ValueError) as error:
-        gradients.gradient_and_grams(
-            loss_fn, params, TASKS, {"good": "layer/w", "heads": "head/.*"}
-        )
+        one_pass.gradient_and_grams(loss_fn, params, TASKS, {"good": "layer/w", "heads": "head/.*"})
     assert str(error.value) == (
         "conflict group 'heads': the expression 'head/.*' matches no parameter. Names look like "
         "layer/c, layer/w; model-info.txt lists them all."
@@ -106,7 +101,7 @@ def test_group_that_matches_nothing():
 
 def test_encoder_group_leaves_out_norms_and_embedding():
     """An expression must match the whole name: `encoder/…` is not `decoder/encoder_decoder_…`."""
-    chosen = gradients.select(random_t5.params(CONFIG), {"encoder": gradients.ENCODER})["encoder"]
+    chosen = one_pass.select(random_t5.params(CONFIG), {"encoder": one_pass.ENCODER})["encoder"]
     expected = {"encoder/relpos_bias/rel_embedding"}
     for i in range(2):
         for name in ("query", "key", "value", "out"):
@@ -174,7 +169,7 @@ def assert_gram_close(actual, expected, name):
 def test_task_gradients_of_every_parameter(measured):
     params, batch, expected = measured
     _, grads, by_name = jax.jit(
-        lambda params, batch: gradients.per_task_gradients(
+        lambda params, batch: one_pass.per_task_gradients(
             lambda p, given: loss_fn(p, given, batch), params, TASKS, ".*"
         )
     )(params, batch)
@@ -188,16 +183,16 @@ def test_task_gradients_of_every_parameter(measured):
 def test_gram_matrices_of_every_parameter_and_group(measured):
     params, batch, expected = measured
     groups = {name: re.escape(name) for name in expected}
-    groups |= {"encoder": gradients.ENCODER, "decoder": "decoder/.*", "all": ".*"}
+    groups |= {"encoder": one_pass.ENCODER, "decoder": "decoder/.*", "all": ".*"}
     (losses, _), grads, grams = jax.jit(
-        lambda params, batch: gradients.gradient_and_grams(
+        lambda params, batch: one_pass.gradient_and_grams(
             lambda p, given: loss_fn(p, given, batch), params, TASKS, groups
         )
     )(params, batch)
     by_name = {name: gram(rows) for name, rows in expected.items()}
     for name, matrix in by_name.items():
         assert_gram_close(grams[name], matrix, name)
-    for group, names in gradients.select(params, groups).items():
+    for group, names in one_pass.select(params, groups).items():
         assert_gram_close(grams[group], sum(by_name[name] for name in names), group)
     for name, gradient in flatten_dict(grads, sep="/").items():
         assert_rows_close(gradient[None], expected[name].sum(axis=0)[None], name)
@@ -208,7 +203,7 @@ def test_gram_matrices_of_every_parameter_and_group(measured):
 def test_plain_gradient_of_every_parameter(measured):
     params, batch, expected = measured
     _, grads = jax.jit(
-        lambda params, batch: gradients.gradient(functools.partial(loss_fn, batch=batch), params)
+        lambda params, batch: one_pass.gradient(functools.partial(loss_fn, batch=batch), params)
     )(params, batch)
     for name, gradient in flatten_dict(grads, sep="/").items():
         assert_rows_close(gradient[None], expected[name].sum(axis=0)[None], name)
@@ -225,8 +220,8 @@ def test_bfloat16_gram_is_that_of_its_own_gradients(measured):
             return loss_fn(p, given, batch, half)
 
         pattern = "encoder/layers_0/.*kernel"
-        _, _, by_name = gradients.per_task_gradients(fn, params, TASKS, pattern)
-        _, _, grams = gradients.gradient_and_grams(fn, params, TASKS, {"layer": pattern})
+        _, _, by_name = one_pass.per_task_gradients(fn, params, TASKS, pattern)
+        _, _, grams = one_pass.gradient_and_grams(fn, params, TASKS, {"layer": pattern})
         return by_name, grams["layer"]
 
     by_name, matrix = both(params, batch)

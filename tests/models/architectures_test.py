@@ -11,7 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from mtl_t5x.data import heads
-from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures, decoding, losses, pretrained, t5
 
 CONFIG = t5.T5Config(
@@ -43,8 +43,8 @@ def models():
     ]
 
 
-GROUPS = {"all": "(encoder|token_embedder)/.*", "encoder": gradients.ENCODER} | dict(
-    gradients.ENCODER_LAYERS
+GROUPS = {"all": "(encoder|token_embedder)/.*", "encoder": one_pass.ENCODER} | dict(
+    one_pass.ENCODER_LAYERS
 )
 
 
@@ -90,7 +90,7 @@ def test_task_gradients_are_those_of_separate_passes(model, remat):
         assert np.linalg.norm(found - expected) <= 1e-5 * np.linalg.norm(expected), name
         flat = expected.reshape(TASKS, -1).astype(np.float64)
         products[name] = flat @ flat.T
-    for group, names in gradients.select(params, GROUPS).items():
+    for group, names in one_pass.select(params, GROUPS).items():
         expected = sum(products[name] for name in names)
         lengths = np.sqrt(np.diagonal(expected))
         error = np.abs(grams[group] - expected) / np.outer(lengths, lengths)
@@ -116,7 +116,7 @@ def test_bfloat16_task_gradients_are_those_of_separate_passes(model):
         assert np.linalg.norm(found - expected) <= 2**-6 * np.linalg.norm(expected), name
         flat = np.asarray(found, np.float64).reshape(TASKS, -1)
         products[name] = flat @ flat.T
-    for group, names in gradients.select(params, GROUPS).items():
+    for group, names in one_pass.select(params, GROUPS).items():
         expected = sum(products[name] for name in names)
         lengths = np.sqrt(np.diagonal(expected))
         assert np.all(np.abs(grams[group] - expected) <= 1e-4 * np.outer(lengths, lengths)), group
@@ -135,8 +135,8 @@ def engine(model, params, batch):
     def loss_fn(params, probes):
         return model.apply({"params": params, "probes": probes}, batch), None
 
-    _, _, per_task = gradients.per_task_gradients(loss_fn, params, TASKS, GROUPS["all"])
-    _, total, grams = gradients.gradient_and_grams(loss_fn, params, TASKS, GROUPS)
+    _, _, per_task = one_pass.per_task_gradients(loss_fn, params, TASKS, GROUPS["all"])
+    _, total, grams = one_pass.gradient_and_grams(loss_fn, params, TASKS, GROUPS)
     return per_task, total, grams
 
 

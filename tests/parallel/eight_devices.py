@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict
 
 from mtl_t5x import measure, step
 from mtl_t5x.data import heads
-from mtl_t5x.gradients import one_pass as gradients
+from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures
 from mtl_t5x.parallel import hlo, sharding
 from mtl_t5x.storage import checkpoints
@@ -37,7 +37,7 @@ ADAMW = step.adamw(1e-2, 2, 20)
 # AdamW takes full steps along gradients that are nothing but rounding, and of these there are many
 # where every task has a decoder of its own.
 SGD = optax.sgd(0.01, momentum=0.9)
-ENCODER = (("encoder", gradients.ENCODER),)
+ENCODER = (("encoder", one_pass.ENCODER),)
 BOTH = (*ENCODER, ("decoder", "decoder/.*(kernel|rel_embedding)"))
 
 TEXT = architectures.TextToText(CONFIG)
@@ -179,18 +179,24 @@ def restore(folder: pathlib.Path) -> dict[str, bool]:
 
 
 def fixed_points() -> dict[str, dict]:
-    """`measure.at` of two pieces, by mesh and kind."""
+    """`measure.measure_batches` of two microbatches, by mesh and kind."""
     points = {}
     meshes = {"one device": None, "fsdp 8": sharding.Mesh(fsdp=True), "4 x 2": sharding.Mesh(4, 2)}
     for name, mesh in meshes.items():
         state, batch, layout = on_mesh(TEXT, a_batch(8), mesh)
         turned = {feature: value[:, ::-1] for feature, value in a_batch(8).items()}
         turned["encoder_input_tokens"] = np.roll(turned["encoder_input_tokens"], 1, axis=0)
-        pieces = [batch, turned if layout is None else layout.place(turned, 8, 8)]
+        batches = [batch, turned if layout is None else layout.place(turned, 8, 8)]
         for kind, width in (("exact", None), ("sketched", 512)):
-            settings = measure.Settings(examples=16, piece=8, sketch_width=width)
-            points[f"{name}, {kind}"] = measure.at(
-                state.params, pieces, model=TEXT, tasks=TASKS, settings=settings, layout=layout
+            settings = measure.Settings(examples=16, microbatch_size=8, sketch_width=width)
+            points[f"{name}, {kind}"] = measure.measure_batches(
+                state.params,
+                batches,
+                [2] * 8,
+                model=TEXT,
+                tasks=TASKS,
+                settings=settings,
+                layout=layout,
             )
     return points
 

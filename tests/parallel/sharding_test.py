@@ -15,7 +15,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from mtl_t5x.parallel import sharding
+from mtl_t5x.parallel import distributed, sharding
 from tests.parallel import eight_devices
 
 HERE = pathlib.Path(__file__).parent
@@ -195,7 +195,7 @@ def test_layout(monkeypatch, mesh, alike, shape, specs):
     devices = np.array([jax.devices()[0]] * 8)
     monkeypatch.setattr(jax.sharding, "Mesh", lambda grid, names: (grid.shape, names))
     layout = sharding.layout(
-        mesh, a_state(), num_tasks=6, batch_size=4, tasks_are_alike=alike, devices=devices
+        mesh, a_state(), num_tasks=6, batch_size=4, runs_on_task_subset=alike, devices=devices
     )
     assert layout.mesh == (shape, ("task", "data", "model"))
     assert layout.specs == tuple(PartitionSpec(*spec) for spec in specs)
@@ -205,7 +205,7 @@ def test_a_batch_that_can_not_be_spread():
     devices = [jax.devices()[0]] * 8
     with pytest.raises(ValueError, match="BATCH_SIZE = 6.*Set BATCH_SIZE to a multiple of 4"):
         sharding.layout(
-            sharding.Mesh(), a_state(), num_tasks=6, batch_size=6, tasks_are_alike=True,
+            sharding.Mesh(), a_state(), num_tasks=6, batch_size=6, runs_on_task_subset=True,
             devices=devices,
         )  # fmt: skip
 
@@ -226,9 +226,9 @@ def test_a_batch_that_can_not_be_spread():
     ],
 )
 def test_the_cluster_is_told_by_the_environment(environment, several):
-    assert sharding.in_cluster(environment) is several
+    assert distributed.in_cluster(environment) is several
 
 
 def test_half_of_the_addresses():
     with pytest.raises(ValueError, match="--num_processes and --process_id go together"):
-        sharding.start_distributed(coordinator_address="localhost:1")
+        distributed.start(coordinator_address="localhost:1")

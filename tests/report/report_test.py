@@ -11,8 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from mtl_t5x.report import folders, plots, report, tables
-from mtl_t5x.report import page as report_html
+from mtl_t5x.report import folders, page, plots, report, tables
 
 COLUMNS = (
     "architecture,prompt,labels,task,metric,single_mean,single_sd,multi_mean,multi_sd,"
@@ -72,6 +71,7 @@ def conflict_line(step, cosine=0.5, group="encoder"):
         f"conflict/{group}/magnitude": 4.0,
         f"conflict/{group}/reference_directional": 0.8,
         f"conflict/{group}/reference_magnitude": 1.5,
+        f"conflict/{group}/mean_cosine": cosine,
         f"conflict/{group}/cosine": [[1.0, cosine], [cosine, 1.0]],
     }
 
@@ -228,11 +228,13 @@ def test_conflict_table(workdir):
 def test_groups_of_single_layers_are_told_apart_and_other_numbers_get_columns(tmp_path):
     line = {**conflict_line(5), **conflict_line(5, -0.2, "encoder/layers_0")}
     line["conflict/encoder/noise_scale"] = 7.0
+    line["conflict/encoder/unbiased_gram"] = [[1.0, 0.5], [0.5, 1.0]]
     line["conflict/encoder/magnitude"] = None
     runs = [write_run(tmp_path, "multi_task", TASKS, 0, None, [line])]
     write_study(tmp_path, runs)
     report.write_report(tmp_path)
     whole, layer = read_csv(tmp_path / "report" / "conflict.csv")
+    assert "unbiased_gram" not in whole and "cosine" not in whole
     assert (whole["group"], layer["group"]) == ("encoder", "encoder/layers_0")
     assert (whole["noise_scale"], whole["magnitude"]) == ("7", "")
     assert (layer["noise_scale"], layer["mean_cosine"]) == ("", "-0.2")
@@ -337,7 +339,7 @@ def test_the_page_shows_the_numbers_of_the_tables(workdir):
     assert "−17.1 %" in text
     assert "Unparsed answers" in text
     assert '"train_steps": 20' in text.replace("&quot;", '"')
-    for caption in (report_html.TRANSFER, report_html.CONFLICT, report_html.COSINE):
+    for caption in (page.TRANSFER, page.CONFLICT, page.COSINE):
         assert caption.split("'")[0] in text
 
 
@@ -348,7 +350,7 @@ def test_colour_marks_only_intervals_that_exclude_zero(workdir):
         changed = dataclasses.replace(
             row, relative_transfer_percent=value, ci95_low=low, ci95_high=high
         )
-        return report_html._change(changed)[0]
+        return page._change(changed)[0]
 
     assert style(1.0, 3.0, 2.0) == "gain sure"
     assert style(-1.0, 5.0, 2.0) == "gain"

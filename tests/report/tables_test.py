@@ -70,15 +70,3 @@ def test_transfer_is_undefined_without_a_base_and_the_interval_without_seeds(
 
 def test_equal_seeds_give_an_interval_without_width():
     assert tables.relative_transfer([50.0, 50.0], [40.0, 40.0]) == (25.0, 25.0, 25.0)
-
-
-def test_mean_cosine_leaves_out_the_diagonal():
-    rng = np.random.default_rng(0)
-    gradients = rng.standard_normal((4, 30))
-    units = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
-    mean = tables.mean_cosine((units @ units.T).tolist())
-    x = np.linalg.norm(units.mean(axis=0))
-    assert mean == pytest.approx((4 * x**2 - 1) / 3)
-    assert tables.mean_cosine([[1.0, None], [None, 1.0]]) is None
-    assert tables.mean_cosine([[1.0]]) is None
-    assert tables.mean_cosine(None) is None

@@ -39,13 +39,13 @@ with watchdog.Limits(data=0.1).stage("data"):
 # In the run itself: the module, the function of it that hangs, and after how many good calls, or
 # for an iterator after how many of its values.
 HANGS = {
-    "start": ("data.batching", "check", 0),
+    "start": ("data.counting", "check", 0),
     "restore": ("storage.checkpoints", "restore_latest", 0),
     "data": ("data.batching", "train_batches", 2),
     "compile": ("step", "train_step", 0),
     "step": ("step", "train_step", 2),
     "save": ("storage.checkpoints", "save", 0),
-    "measurement": ("measure", "of_tasks", 0),
+    "measurement": ("measure", "measure_tasks", 0),
     "evaluation": ("evaluate", "evaluate", 0),
 }
 IN_A_RUN = """

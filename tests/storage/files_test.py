@@ -13,7 +13,7 @@ import sys
 import pytest
 from etils import epath
 
-from mtl_t5x.storage import paths
+from mtl_t5x.storage import files
 from mtl_t5x.tasks.glue import glue
 from mtl_t5x.tasks.mini import vocabulary as mini_vocabulary
 from tests import random_t5
@@ -40,9 +40,9 @@ def python(storage: fake_gcs.Storage, code: str) -> None:
 
 def test_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert paths.absolute("a/../b") == epath.Path(tmp_path / "b")
-    assert str(paths.absolute("/a/b")) == "/a/b"
-    assert str(paths.absolute("gs://bucket/a") / "b") == "gs://bucket/a/b"
+    assert files.absolute("a/../b") == epath.Path(tmp_path / "b")
+    assert str(files.absolute("/a/b")) == "/a/b"
+    assert str(files.absolute("gs://bucket/a") / "b") == "gs://bucket/a/b"
 
 
 STUDY = """

@@ -1,0 +1,52 @@
+"""What a batch holds: its features, how long they are, and an empty one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from mtl_t5x.data import heads
+
+FeatureLengths = Mapping[str, int]
+
+
+def lengths_of(name: str, feature_lengths: FeatureLengths) -> dict[str, int]:
+    """Token limits of the task called `name`: `<name>/<feature>` stands before `<feature>`.
+
+    {"inputs": 256, "targets": 16, "iwslt/targets": 128} leaves 128 target tokens to `iwslt` alone.
+    """
+    features = [feature for feature in feature_lengths if "/" not in feature]
+    return {
+        feature: feature_lengths.get(f"{name}/{feature}", feature_lengths[feature])
+        for feature in features
+    }
+
+
+def batch_lengths(names: Sequence[str], feature_lengths: FeatureLengths) -> dict[str, int]:
+    """The lengths that hold every one of the tasks."""
+    lengths = [lengths_of(name, feature_lengths) for name in names]
+    return {feature: max(length[feature] for length in lengths) for feature in lengths[0]}
+
+
+def model_features(with_heads: bool = False) -> seqio.FeatureConverter:
+    """SeqIO's converter from task features to those of an encoder-decoder model."""
+    extra = {heads.FEATURE: seqio.FeatureConverter.FeatureSpec(dtype=tf.float32)}
+    return seqio.EncDecFeatureConverter(
+        pack=False, passthrough_features=extra if with_heads else None
+    )
+
+
+def empty_batch(names: Sequence[str], feature_lengths: FeatureLengths) -> dict[str, np.ndarray]:
+    """Zeros, one example per task: the shapes are all that initialising a model needs."""
+    lengths = batch_lengths(names, feature_lengths)
+    inputs, targets = ((len(names), 1, lengths[feature]) for feature in ("inputs", "targets"))
+    return {
+        "encoder_input_tokens": np.zeros(inputs, np.int32),
+        "decoder_input_tokens": np.zeros(targets, np.int32),
+        "decoder_target_tokens": np.zeros(targets, np.int32),
+        "decoder_loss_weights": np.zeros(targets, np.int32),
+        heads.FEATURE: np.zeros((len(names), 1, heads.NUM_TARGETS), np.float32),
+    }

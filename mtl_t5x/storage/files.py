@@ -1,0 +1,43 @@
+"""Files and folders by name: of this machine, or of object storage as gs://BUCKET/FOLDER."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from etils import epath
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """As orbax and TensorStore want paths; epath's own `absolute` makes gs:// a local folder."""
+    path = epath.Path(path)
+    return path if path.is_absolute() else path.resolve()
+
+
+def write_atomically(path: epath.PathLike, data: bytes | str) -> None:
+    """Writes a file in one go: other processes see the old file or the new one, never a part."""
+    path = epath.Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        part.write_bytes(data.encode() if isinstance(data, str) else data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_steps(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """(lines of a file such as metrics.jsonl, numbers of the lines that are no such line).
+
+    A line is a JSON object that names its `step`. A crash may leave one that is cut off.
+    """
+    if not path.exists():
+        return [], []
+    lines, broken = [], []
+    for number, text in enumerate(path.read_bytes().decode(errors="replace").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            lines.append({**line, "step": int(line["step"])})
+        except (ValueError, KeyError, TypeError):
+            broken.append(number)
+    return lines, broken

@@ -205,7 +205,7 @@ def write(result: Mapping[str, Any], path: epath.Path) -> None:
 
 def measure_batches(
     params: Params,
-    batches: Sequence[Mapping[str, Array]],
+    batches: Sequence[Mapping[str, Array | np.ndarray]],
     counts: Sequence[int],
     *,
     model: nn.Module,

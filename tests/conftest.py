@@ -7,20 +7,15 @@ import pytest
 from jaxtyping import install_import_hook
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CHECKED = (
-    "conflict.metrics",
-    "gradients.one_pass",
-    "gradients.probes",
-    "measure",
-    "models.architectures",
-    "models.decoding",
-    "models.layers",
-    "models.losses",
-    "models.t5",
-    "step",
+PACKAGE = ROOT / "mtl_t5x"
+# Every module that annotates shapes.
+CHECKED = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if "from jaxtyping import" in path.read_text()
 )
 
-install_import_hook([f"mtl_t5x.{module}" for module in CHECKED], "beartype.beartype")
+install_import_hook(CHECKED, "beartype.beartype")
 
 
 # A file is tested by one process: those that take longest begin first, so that none is left last.

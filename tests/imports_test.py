@@ -20,8 +20,8 @@ LAYERS = (
     ("models",),
     ("step",),
     ("experiment",),
-    ("dry_run", "evaluate", "measure"),
-    ("train",),
+    ("evaluate", "measure"),
+    ("dry_run", "train"),
     ("main",),
     ("study",),
 )

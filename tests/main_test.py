@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import pytest
+from absl.testing import flagsaver
 
 from mtl_t5x import main
 
@@ -57,3 +58,36 @@ def test_the_command_line_says_what_is_wrong(tmp_path):
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith("mtl_t5x.main stopped: MIXTURE_OR_TASK_NAME:")
     assert "Did you mean 'glue_cola'?" in last
+
+
+LOGGING = """
+import logging
+from absl import app
+from mtl_t5x import main
+
+def program(argv):
+    main._configure_logging()
+    for name in ("mtl_t5x.models.pretrained", "mtl_t5x.train"):
+        logging.getLogger(name).info("said by %s", name)
+
+app.run(program)
+"""
+
+
+def test_every_message_is_shown_once():
+    ended = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True)
+    for name in ("mtl_t5x.models.pretrained", "mtl_t5x.train"):
+        assert ended.stderr.count(f"said by {name}") == 1, ended.stderr
+
+
+@pytest.mark.parametrize("error", [ValueError(), OSError(), ValueError("a\nb")])
+def test_an_error_without_text_is_told(error, monkeypatch):
+    def fails(*args):
+        raise error
+
+    monkeypatch.setattr(main, "run", fails)
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+        main.flags.FLAGS(["main", "--gin_file=a.gin"])
+        main._main(["main"])
+    told = (str(error) or repr(error)).splitlines()[0]
+    assert f"mtl_t5x.main stopped: {told}" in ended.value.code

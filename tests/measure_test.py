@@ -63,7 +63,7 @@ def joined(gradients, names):
 
 
 def assert_figures(figures, means, small_squares, tolerance):
-    """Each definition from the mean gradients [task, n] and the microbatches' mean squared norms."""
+    """Each definition from the mean gradients [task, n] and the mean squared norms."""
     norms = np.linalg.norm(means, axis=1)
     units = means / norms[:, None]
     x = np.linalg.norm(units.mean(axis=0))
@@ -77,9 +77,7 @@ def assert_figures(figures, means, small_squares, tolerance):
         assert np.all(error <= 5 * tolerance * small_squares), name
         assert tuple(figures[name]) == TASKS
     np.testing.assert_allclose(list(figures["norms"].values()), norms, rtol=tolerance)
-    assert np.all(by_task["squared_norm"] > 0.1 * small_squares), (
-        "the test's microbatches are noise"
-    )
+    assert np.all(by_task["squared_norm"] > 0.1 * small_squares), "the test's gradients are noise"
     scales = by_task["noise_trace"] / by_task["squared_norm"]
     np.testing.assert_allclose(list(figures["noise_scale"].values()), scales, rtol=1e-3)
     assert figures["reference_directional"] == pytest.approx(x, rel=tolerance)

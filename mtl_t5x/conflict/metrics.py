@@ -24,7 +24,7 @@ Scalar = Float[Array | np.ndarray | np.floating, "*steps"]
 def gram_matrix(
     gradients: Float[Array | np.ndarray, "task *shape"],
 ) -> Float[Array | np.ndarray, "task task"]:
-    """G_ij = <g_i, g_j> of per-task gradients; of parts of these, the parts' Gram matrices add up."""
+    """G_ij = <g_i, g_j> of per-task gradients; the Gram matrices of parts of these add up."""
     flat = gradients.reshape(gradients.shape[0], -1)
     if isinstance(flat, np.ndarray):
         return flat @ flat.T
@@ -93,7 +93,7 @@ def reference_magnitude(gram: Gram) -> Scalar:
     return squared_norms(gram).var(axis=-1)
 
 
-def all_metrics(gram: Gram) -> dict[str, Array | np.ndarray]:
+def all_metrics(gram: Gram) -> dict[str, Scalar | PerTask | Gram]:
     """Every metric above by its name: scalars, `norms` [task] and `cosine` [task, task]."""
     functions = (
         directional,

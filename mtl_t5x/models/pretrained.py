@@ -172,6 +172,7 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
         )
         if names
     ]
+    _check_decoder(ours, theirs)
     if problems:
         raise ValueError(
             "the pretrained weights don't fit the model; parameters "
@@ -243,6 +244,33 @@ def export_huggingface(params: Params, config: Any, directory: epath.PathLike) -
 def _fits(name: str, ours: jax.Array, theirs: np.ndarray) -> bool:
     per_task = name.startswith("decoder/") and ours.ndim == theirs.ndim + 1
     return theirs.shape == (ours.shape[1:] if per_task else ours.shape)
+
+
+def _check_decoder(ours: Params, theirs: Params) -> None:
+    """Tells a checkpoint of another architecture from one of another size."""
+    decoder = [name for name in ours if name.startswith("decoder/")]
+    found = ""
+    if decoder and not any(name.startswith("decoder/") for name in theirs):
+        found = "no decoder, as canonical has where every task has a head"
+    for name in decoder:
+        if name in theirs and _has_task_axis(name, ours, theirs):
+            found = (
+                f"a decoder for each of {theirs[name].shape[0]} tasks (text_to_text_id, canonical)"
+            )
+    if found:
+        raise ValueError(
+            f"the checkpoint has {found}, and this model needs one that all its decoders start "
+            "from. Set INITIAL_CHECKPOINT_PATH to a checkpoint of the architecture text_to_text or "
+            "of a pretrained T5, or keep the checkpoint's architecture and tasks"
+        )
+
+
+def _has_task_axis(name: str, ours: Params, theirs: Params) -> bool:
+    """Whether the checkpoint's decoder is of other tasks, or of tasks where ours is of all."""
+    if not name.startswith("decoder/") or theirs[name].shape == ours[name].shape:
+        return False
+    as_ours = theirs[name].shape[1:]
+    return as_ours in (ours[name].shape, ours[name].shape[1:])
 
 
 def _like(new: np.ndarray, old: jax.Array) -> jax.Array:

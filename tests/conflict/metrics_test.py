@@ -130,3 +130,25 @@ def test_scale_and_order_of_the_tasks():
         np.testing.assert_allclose(
             numbers(gradients[::-1])[name], numbers(gradients)[name], rtol=1e-4, atol=1e-6
         )
+
+
+def test_numpy_and_jax_agree_with_leading_axes():
+    """Of stacked matrices, of one task, and of a squared norm that isn't positive."""
+    rng = np.random.default_rng(0)
+    for tasks in (1, 2, 5):
+        rows = rng.normal(size=(4, tasks, 30)).astype(np.float32)
+        grams = rows @ rows.swapaxes(-1, -2)
+        grams[1, 0, 0] = -1.0
+        stacked = conflict_metrics.all_metrics(grams)
+        for i, gram in enumerate(grams):
+            for name, value in conflict_metrics.all_metrics(jnp.asarray(gram)).items():
+                np.testing.assert_allclose(
+                    stacked[name][i], value, rtol=1e-4, atol=1e-5, err_msg=f"{tasks} {name}"
+                )
+        assert np.isnan(stacked["directional"][1]) and np.isnan(stacked["norms"][1, 0])
+
+
+def test_one_task_has_no_conflict_and_no_pair():
+    for gram in (np.array([[4.0]]), jnp.array([[4.0]])):
+        assert conflict_metrics.directional(gram) == 0
+        assert np.isnan(conflict_metrics.mean_cosine(gram))

@@ -55,12 +55,12 @@ def test_best_span_is_the_best_of_all_pairs():
 
 def test_heads_that_the_tasks_ask_for():
     tasks = lookup.find_tasks(["glue.default.semantic"], register=glue.register)
-    by_name = dict(zip(lookup.short_names(tasks), map(heads.of, tasks)))
+    by_name = dict(zip(lookup.short_names(tasks), map(heads.head_of_task, tasks)))
     assert by_name["mnli"] == heads.Classification(3) == by_name["mnli_mismatched"]
     assert by_name["cola"] == heads.Classification(2)
     assert by_name["stsb"] == heads.Regression(0.0, 5.0)
     tasks = lookup.find_tasks(["decanlp.default.semantic"], register=decanlp.register)
-    by_name = dict(zip(lookup.short_names(tasks), map(heads.of, tasks)))
+    by_name = dict(zip(lookup.short_names(tasks), map(heads.head_of_task, tasks)))
     assert by_name["squad"] == by_name["srl"] == by_name["schema"] == heads.Span()
     assert by_name["zre"] == heads.Span(no_answer="unanswerable")
     for name in ("iwslt", "cnn_dailymail", "wikisql", "woz"):

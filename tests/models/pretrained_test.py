@@ -370,3 +370,19 @@ def test_merge_lists_what_does_not_fit():
         in message
     )
     assert "1 in the checkpoint only: encoder/layers_2/mlp/wo/kernel" in message
+
+
+@pytest.mark.parametrize("tasks", [0, 3])
+def test_a_checkpoint_of_another_architecture_is_told_from_one_of_another_size(tasks):
+    """Its decoders are of other tasks, or it has none."""
+    params = random_t5.params()
+
+    def decoders(count):
+        return jax.tree.map(lambda leaf: jnp.stack([leaf] * count), params["decoder"])
+
+    theirs = {**params, "decoder": decoders(tasks) if tasks else {}}
+    ours = {**params, "decoder": decoders(2)}
+    message = "a decoder for each of 3 tasks" if tasks else "no decoder"
+    for model in (params, ours):
+        with pytest.raises(ValueError, match=f"has {message}.*INITIAL_CHECKPOINT_PATH"):
+            pretrained.merge(model, theirs)

@@ -24,7 +24,7 @@ from flax.traverse_util import flatten_dict
 from mtl_t5x import measure, step
 from mtl_t5x.data import heads
 from mtl_t5x.gradients import one_pass
-from mtl_t5x.models import architectures
+from mtl_t5x.models import architectures, decoding
 from mtl_t5x.parallel import hlo, sharding
 from mtl_t5x.storage import checkpoints
 from tests import random_t5
@@ -201,6 +201,22 @@ def fixed_points() -> dict[str, dict]:
     return points
 
 
+def decoded() -> dict[str, float]:
+    """Greedy decoding by eight devices against one: the same tokens, and a device's share."""
+    state, _, layout = on_mesh(TEXT, a_batch(8), sharding.Mesh())
+    inputs = np.asarray(a_batch(8)["encoder_input_tokens"]).reshape(64, -1)
+    params, rows = layout.for_this_process(state.params)
+    options = {"model": TEXT, "max_length": 6}
+
+    def compiled(params, inputs):
+        program = decoding.greedy.lower(params, inputs, None, **options).compile()
+        return np.asarray(program(params, inputs, None)), program.cost_analysis()["flops"]
+
+    several, each = compiled(params, jax.device_put(inputs, rows))
+    one, whole = compiled(jax.device_get(state.params), inputs)
+    return {"equal": bool(np.array_equal(several, one)), "flops_per_device": each / whole}
+
+
 def main(folder: pathlib.Path, wide: bool) -> None:
     facts = {"shards": {}, "compilations": {}}
     for kind, runs in (WIDE if wide else RUNS).items():
@@ -220,6 +236,7 @@ def main(folder: pathlib.Path, wide: bool) -> None:
     facts["traffic"] = traffic(sharding.Mesh(fsdp=wide), 8)
     if not wide:
         facts["restored"] = restore(folder)
+        facts["decoded"] = decoded()
     else:
         facts["points"] = fixed_points()
     (folder / "facts.json").write_text(json.dumps(facts))

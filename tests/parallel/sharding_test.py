@@ -3,6 +3,7 @@
 What needs several devices runs in a process of its own (`eight_devices.py`), once for all tests.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -208,6 +209,63 @@ def test_a_batch_that_can_not_be_spread():
             sharding.Mesh(), a_state(), num_tasks=6, batch_size=6, runs_on_task_subset=True,
             devices=devices,
         )  # fmt: skip
+
+
+# Devices in their physical order
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What `mesh_utils` looks at of a TPU."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int = 0
+    core_on_chip: int = 0
+    process_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v4"
+
+
+def hops(a: Chip, b: Chip, sides: tuple[int, int]) -> int:
+    """Links between two chips of a torus."""
+    distances = (abs(x - y) for x, y in zip(a.coords, b.coords))
+    return sum(min(d, side - d) for d, side in zip(distances, sides))
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 2), (4, 2, 2), (2, 2, 4)])
+def test_devices_that_split_a_weight_are_neighbours(shape):
+    """In a plain reshape of chips that are listed in another order they are not."""
+    chips = [Chip(i, (i % 4, i // 4, 0)) for i in range(16)]
+    order = np.random.default_rng(0).permutation(16)
+    grid = sharding.device_grid(shape, [chips[i] for i in order])
+    assert sorted(chip.id for chip in grid.ravel()) == list(range(16))
+    for row in grid.reshape(-1, shape[2]):
+        assert {hops(a, b, (4, 4)) for a, b in zip(row, np.roll(row, 1))} == {1}
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 2), (1, 8, 2), (2, 4, 2)])
+def test_slices_hold_blocks_of_tasks_and_examples(shape):
+    chips = [Chip(i, (i % 2, i // 2 % 4, 0), slice_index=i // 8) for i in range(16)]
+    grid = sharding.device_grid(shape, chips)
+    slices = np.vectorize(lambda chip: chip.slice_index)(grid).reshape(-1, shape[2])
+    np.testing.assert_array_equal(slices, np.repeat([[0], [1]], 4, axis=0) * np.ones((1, 2)))
+
+
+def test_a_weight_is_not_split_over_slices():
+    chips = [Chip(i, (i % 2, i // 2 % 2, 0), slice_index=i // 4) for i in range(8)]
+    with pytest.raises(ValueError, match="2 slices of 4.*sharding.Mesh.model"):
+        sharding.device_grid((1, 1, 8), chips)
+
+
+# Predicting
+
+
+def test_every_device_decodes_its_share(narrow):
+    decoded = facts(narrow)["decoded"]
+    assert decoded["equal"]
+    # The encoder, each step of the decoder and the cache: an eighth, but for what is too small.
+    assert decoded["flops_per_device"] < 0.2
 
 
 # Starting together

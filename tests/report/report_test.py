@@ -332,8 +332,8 @@ def test_the_page_is_one_file_with_every_figure(workdir):
 
 
 def test_the_page_shows_the_numbers_of_the_tables(workdir):
-    page = report.write_report(workdir).read_text()
-    text = re.sub(r"<[^>]*>", " ", page)
+    html = report.write_report(workdir).read_text()
+    text = re.sub(r"<[^>]*>", " ", html)
     assert "6 of 6 runs" in text
     assert "38.00 ± 2.83" in text
     assert "−17.1 %" in text

@@ -1,5 +1,6 @@
 import json
 import math
+import time
 
 import numpy as np
 import pytest
@@ -71,3 +72,13 @@ def test_a_gradient_or_parameters_that_are_not_finite(tmp_path):
         params = {"encoder": {"good": np.ones(2), "bad": np.array([1.0, np.inf])}}
         with pytest.raises(run_log.TrainingDivergedError, match="encoder/bad not finite"):
             log.check(params)
+
+
+def test_the_rate_is_that_of_the_steps(tmp_path):
+    """Evaluations and saves take time in which no step is taken."""
+    with run_log.RunLog(str(tmp_path), ["a"], 1, 0, 9) as log:
+        log.add(0, metrics([1.0]), write=True)
+        with log.paused():
+            time.sleep(1.0)
+        log.add(1, metrics([1.0]), write=True)
+    assert lines(tmp_path)[1]["examples_per_second"] > 2

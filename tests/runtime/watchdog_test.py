@@ -11,7 +11,7 @@ from mtl_t5x.runtime import watchdog
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ALONE = """
 import time
-from mtl_t5x import watchdog
+from mtl_t5x.runtime import watchdog
 
 def this_hangs():
     time.sleep(600)
@@ -27,7 +27,7 @@ with limits.stage("step"):
 """
 HOLDING_THE_LOCK = """
 import ctypes
-from mtl_t5x import watchdog
+from mtl_t5x.runtime import watchdog
 
 def this_hangs():
     ctypes.PyDLL(None).sleep(600)  # as any C code that doesn't let go of the interpreter

@@ -82,7 +82,7 @@ def test_a_study_and_its_report(storage, tmp_path):
 
 LOG = """
 from etils import epath
-from mtl_t5x import run_log
+from mtl_t5x.runtime import run_log
 path = epath.Path("gs://bucket/log/metrics.jsonl")
 for start in (0, 300):
     run_log.drop_lines_from(path, start)
@@ -107,7 +107,7 @@ PRETRAINED = """
 import importlib.util
 from tests import random_t5
 from tests.models import pretrained_test
-from mtl_t5x import pretrained
+from mtl_t5x.models import pretrained
 params = random_t5.params()
 pretrained_test.assert_equal(pretrained.load_params("gs://bucket/t5x/checkpoint_7"), params)
 if importlib.util.find_spec("safetensors"):
@@ -131,8 +131,10 @@ import json
 import jax
 import numpy as np
 from etils import epath
-from mtl_t5x import checkpoints, main, run_log
-from mtl_t5x.run_log import RunLog
+from mtl_t5x import main
+from mtl_t5x.runtime import run_log
+from mtl_t5x.storage import checkpoints
+from mtl_t5x.runtime.run_log import RunLog
 
 def bindings(folder, **macros):
     values = {

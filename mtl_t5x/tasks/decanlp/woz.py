@@ -7,6 +7,7 @@ what the user requests; `None` where there is neither.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,21 +25,28 @@ class Change:
 def changes(belief_states: Sequence[Sequence[Mapping[str, Any]]]) -> list[Change]:
     """Returns what each turn changes, from the belief state after each turn of a dialogue.
 
-    A goal is new where the turn before has not the same value for its slot.
+    A goal is new where the turn before has not the same value for its slot. Slots and values are
+    written so that the change's text can be read back: commas and semicolons, which separate them
+    there, become spaces, and what is empty then is no goal.
     """
     found, before = [], {}
     for state in belief_states:
         inform, request = {}, []
         for item in state:
             for slot, value in item["slots"]:
-                if item["act"] == "inform":
+                slot, value = _without(",;:", slot), _without(",;", value)
+                if item["act"] == "inform" and slot and value:
                     inform[slot] = value
-                else:
+                elif item["act"] != "inform" and value:
                     request.append(value)
         new = {slot: value for slot, value in inform.items() if before.get(slot) != value}
         found.append(Change(new, request))
         before = inform
     return found
+
+
+def _without(separators: str, text: str) -> str:
+    return " ".join(re.sub(f"[{separators}]", " ", text).split())
 
 
 def to_text(change: Change) -> str:

@@ -25,3 +25,23 @@ def test_a_goal_changes_where_it_is_new_or_other_than_a_turn_before():
     turns = [state(food="thai"), state(food="thai", area="north") + request, [], state(food="thai")]
     texts = [decanlp_woz.to_text(change) for change in decanlp_woz.changes(turns)]
     assert texts == ["food: thai;", "area: north; phone", "None", "food: thai;"]
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        ("", "None"),
+        (" , ", "None"),
+        ("fish, chips; peas", "food: fish chips peas;"),
+        ("a:b", "food: a:b;"),
+    ],
+)
+def test_every_change_can_be_read_back(value, text):
+    """A value may be empty or hold what separates values."""
+    goals = [{"act": "inform", "slots": [["food", value]]}]
+    requests = [{"act": "request", "slots": [["slot", value]]}]
+    (change,) = decanlp_woz.changes([goals])
+    assert decanlp_woz.to_text(change) == text
+    for state in (goals, requests, goals + requests):
+        (change,) = decanlp_woz.changes([state])
+        assert decanlp_woz.parse(decanlp_woz.to_text(change)) == change

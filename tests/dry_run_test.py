@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+import types
 
 import pytest
 
-from mtl_t5x import dry_run
+from mtl_t5x import dry_run, main, step
 
 EXAMPLE = "gin/examples/mini_glue_text_to_text.gin"
 
@@ -57,3 +58,17 @@ def test_a_mesh_that_is_not_there(tmp_path):
     assert float(rows["sent by all-gather"][0]) == pytest.approx(gathered, rel=0.05)
     assert float(rows["sent by all-to-all"][2]) > 0 == float(rows["sent by all-to-all"][0])
     assert {"TPU v5e", "H100"} <= set(rows)
+
+
+def test_unbiased_metrics_are_in_the_measuring_step(monkeypatch):
+    compiled = []
+
+    def lower(*args, **options):
+        compiled.append(options)
+        return original(*args, **options)
+
+    original = step.train_step.lower
+    monkeypatch.setattr(step, "train_step", types.SimpleNamespace(lower=lower))
+    bindings = ['MIXTURE_OR_TASK_NAME="glue_cola.null.semantic"', "BATCH_SIZE=4"]
+    main.run([EXAMPLE], [*bindings, "measure.InTraining.unbiased_window=5"], "dry_run")
+    assert [options.get("halves", False) for options in compiled] == [False, True]

@@ -11,8 +11,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from mtl_t5x import main, measure, step
+from mtl_t5x.data import batching, lookup
 from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures, pretrained
+from mtl_t5x.tasks.decanlp import decanlp
 from tests import random_t5
 
 TASKS = ("a", "b", "c")
@@ -202,12 +204,70 @@ def test_command_on_a_runs_folder(tmp_path, capsys):
     main.run([EXAMPLE], bindings, run_mode="measure")
     written = json.loads((tmp_path / "conflict.json").read_text())
     assert written["step"] == 4 and "encoder/layers_1" in written["groups"]
+    assert written["examples"] == {"cola": 32, "rte": 32}
     assert "step 4: 32 examples a task" in capsys.readouterr().out
     assert "TRAIN_STEPS = 4" in (tmp_path / "config.gin").read_text()
+    # Beside a live run, whose unfinished save is there.
+    saving = tmp_path / "checkpoint_5.orbax-checkpoint-tmp-7" / "state"
+    saving.mkdir(parents=True)
     main.run([EXAMPLE], [*bindings, "measure.measure.update_directions = True"], "measure")
+    assert saving.exists()
     directions = json.loads((tmp_path / "conflict.json").read_text())
     assert directions["of"] == "update directions"
     assert directions["groups"]["encoder"]["norms"] != written["groups"]["encoder"]["norms"]
+
+
+def test_a_small_task_gives_each_example_once(params):
+    """Of task b a third of the examples: the Gram matrix is that of its own mean gradient."""
+    counts, drawn = [3, 1, 3], microbatches()
+    options = {"model": MODEL, "tasks": TASKS, "settings": SETTINGS}
+    found = measure.measure_batches(params, drawn, counts, **options)
+    # The same from batches in which task b's first microbatch is all that it ever shows.
+    same = [
+        {name: value.at[1].set(drawn[0][name][1]) for name, value in own.items()} for own in drawn
+    ]
+    expected = measure.measure_batches(params, same, [3] * 3, **options)
+    for group, metrics in expected["groups"].items():
+        for name in ("cosine", "directional", "magnitude", "reference_magnitude"):
+            np.testing.assert_allclose(found["groups"][group][name], metrics[name], rtol=2e-5)
+    assert found["examples"] == {"a": 12, "b": 4, "c": 12}
+    encoder = found["groups"]["encoder"]
+    # Of one microbatch there are no two sizes to tell noise from.
+    assert encoder["noise_scale"]["b"] is None and encoder["noise_scale"]["a"] is not None
+    assert encoder["unbiased_directional"] is None
+
+
+def test_examples_are_drawn_anew_and_none_twice():
+    """Of a task that has fewer than are asked for, all that make whole batches."""
+    decanlp.register()
+    names = ["decanlp_schema.default.semantic", "decanlp_sst.default.semantic"]
+    tasks = lookup.find_tasks(names)
+    sizes = [tasks[i].num_input_examples("train") for i in range(2)]
+    assert sizes[0] < 2048
+
+    def ids(seed):
+        batches, counts = batching.draw(tasks, {"inputs": 128, "targets": 16}, 16, 2048, seed=seed)
+        assert len(batches) == max(counts)
+        return counts, [
+            [row.tobytes() for batch in batches[: counts[k]] for row in
+             np.concatenate([batch["encoder_input_tokens"], batch["decoder_target_tokens"]], -1)[k]]
+            for k in range(2)
+        ]  # fmt: skip
+
+    counts, first = ids(0)
+    assert counts == [sizes[0] // 16, min(2048, sizes[1]) // 16]
+    assert ids(0)[1] == first
+    _, second = ids(1)
+    for k in range(2):
+        everything = [
+            np.concatenate([np.asarray(e["inputs"]), [-1], np.asarray(e["targets"])]).tobytes()
+            for e in tasks[k].get_dataset(None, "train", shuffle=False).as_numpy_iterator()
+        ]
+        repeated_in_the_data = len(everything) - len(set(everything))
+        assert len(set(first[k])) >= len(first[k]) - repeated_in_the_data
+        assert first[k] != second[k]
+    with pytest.raises(ValueError, match="schema.* has fewer examples than the 1801"):
+        batching.draw(tasks, {"inputs": 128, "targets": 16}, 1801, 3602, seed=0)
 
 
 # The original, in PyTorch

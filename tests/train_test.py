@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import seqio
 
 from mtl_t5x import main, measure, step, train
 from mtl_t5x.data import batching, features, lookup
@@ -16,7 +18,7 @@ from mtl_t5x.experiment import Experiment
 from mtl_t5x.models import architectures, t5
 from mtl_t5x.runtime import run_log
 from mtl_t5x.storage import checkpoints
-from mtl_t5x.tasks import vocabularies
+from mtl_t5x.tasks import registry, vocabularies
 from mtl_t5x.tasks.glue import glue
 
 EXAMPLE = "gin/examples/mini_glue_text_to_text.gin"
@@ -172,6 +174,92 @@ def test_eval_mode_repeats_the_results(folder):
     assert after["test"] == before["test"] and after["dev"] == before["dev"]
 
 
+def a_copy(folder: pathlib.Path, target: pathlib.Path, *checkpoints: str) -> None:
+    for name in checkpoints:
+        shutil.copytree(folder / name, target / name)
+
+
+def test_eval_mode_leaves_an_unfinished_run_unfinished(folder, tmp_path):
+    a_copy(folder, tmp_path, "checkpoint_6")
+    main.run([EXAMPLE], bindings(tmp_path), run_mode="eval")
+    assert not (tmp_path / "results.json").exists()
+    results = json.loads((tmp_path / "results_6.json").read_text())
+    assert results["step"] == 6 and set(results["test"]) == {"cola", "rte", "stsb"}
+    main.run([EXAMPLE], bindings(tmp_path))
+    assert json.loads((tmp_path / "results.json").read_text())["step"] == 12
+
+
+def dev_lines(folder: pathlib.Path, task: str) -> list[dict]:
+    path = folder / "inference_eval" / "validation" / f"{task}-metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_evaluations_that_a_kill_cost_are_made_up(folder, tmp_path, monkeypatch, caplog):
+    """Killed while a task of step 8 was evaluated; step 4 has a checkpoint, step 2 has none."""
+
+    class KilledError(Exception):
+        pass
+
+    settings = bindings(tmp_path, EVAL_PERIOD=8, CHECKPOINT_PERIOD=4)
+    call = seqio.Evaluator.evaluate
+
+    def killed(self, *args, **kwargs):
+        found = call(self, *args, **kwargs)
+        found[0].result()  # written in the background
+        if "rte" in str(self.eval_tasks[0].name):
+            predicted = tmp_path / "inference_eval/validation" / f"{TASKS[1]}-000008.jsonl"
+            predicted.write_text("".join(predicted.read_text().splitlines(keepends=True)[:-1]))
+            raise KilledError
+        return found
+
+    monkeypatch.setattr(seqio.Evaluator, "evaluate", killed)
+    with pytest.raises(KilledError):
+        main.run([EXAMPLE], settings)
+    assert (tmp_path / "checkpoint_8").exists()
+    monkeypatch.setattr(seqio.Evaluator, "evaluate", call)
+    again = bindings(tmp_path, EVAL_PERIOD=2, CHECKPOINT_PERIOD=4)
+    with caplog.at_level("WARNING", logger="mtl_t5x"):
+        main.run([EXAMPLE], again)
+    for task in TASKS:
+        assert sorted(line["step"] for line in dev_lines(tmp_path, task)) == [4, 8, 10, 12]
+        rows = (tmp_path / f"inference_eval/validation/{task}-000008.jsonl").read_text()
+        assert rows.count("\n") == 100
+    for step_without in (2, 6):
+        assert f"step {step_without} was due to be evaluated" in caplog.text
+
+
+def test_fewer_steps_than_the_checkpoint_has(folder, tmp_path, caplog):
+    """What is evaluated is that checkpoint, under its own step."""
+    a_copy(folder, tmp_path, "checkpoint_12")
+    with caplog.at_level("WARNING", logger="mtl_t5x"):
+        main.run([EXAMPLE], bindings(tmp_path, TRAIN_STEPS=3))
+    assert "at step 12, beyond TRAIN_STEPS = 3" in caplog.text
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["step"] == 12
+    assert results["test"] == json.loads((folder / "results.json").read_text())["test"]
+    steps = {path.name.split("-")[1] for path in (tmp_path / "inference_eval").glob("*-0*.jsonl")}
+    assert steps == {"000012.jsonl"}
+
+
+def test_a_split_without_examples_is_told_before_training(tmp_path, monkeypatch):
+    glue.register()
+    rows = glue.rows
+
+    def without_dev(data, task, split):
+        return [] if (task, split) == ("rte", "validation") else rows(data, task, split)
+
+    monkeypatch.setattr(glue, "rows", without_dev)
+    monkeypatch.setitem(registry._settings, "glue", None)  # registers anew
+    with pytest.raises(ValueError, match=r"validation split of glue_rte\S* has no examples"):
+        main.run([EXAMPLE], bindings(tmp_path, LOG_PERIOD=0))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_only_measured_steps_are_logged(tmp_path):
+    main.run([EXAMPLE], bindings(tmp_path, LOG_PERIOD=0, TRAIN_STEPS=3, CONFLICT_PERIOD=2))
+    assert [line["step"] for line in lines(tmp_path)] == [0, 2]
+
+
 def test_initial_checkpoint(folder, tmp_path):
     start = str(folder / "checkpoint_12")
     main.run(
@@ -241,7 +329,13 @@ def test_a_mixture_without_train_split():
     with pytest.raises(ValueError, match="mnli_mismatched.*has a train split"):
         train.train(
             model_dir="unused",
-            experiment=Experiment(None, None, only_test, LENGTHS, batch_size=4),
+            experiment=Experiment(
+                architectures.TextToText(a_config()),
+                step.adamw(1e-3, 1, 30),
+                only_test,
+                LENGTHS,
+                batch_size=4,
+            ),
             evaluation=Evaluation(),
             train_steps=1,
             random_seed=0,

@@ -74,9 +74,11 @@ def check(
                 f"TASK_FEATURE_LENGTHS has no length for {', '.join(missing)} of task {task.name}; "
                 f"it is {dict(feature_lengths)}"
             )
-        counts[name] = count(task, split, lengths)
+        # A source that says that it has none may not be read; others are found out by counting.
+        empty = task.num_input_examples(split) == 0
+        counts[name] = {} if empty else count(task, split, lengths)
         examples = counts[name].get("examples", batch_size)
-        if not examples:
+        if empty or not examples:
             raise ValueError(
                 f"the {split} split of {task.name} has no examples: look at where its data is read "
                 "from (DATA, for the tasks that come with mtl_t5x), or leave the task out"

@@ -332,6 +332,7 @@ def test_merge_leaves_task_heads(caplog):
     assert all(isinstance(a, jax.Array) for a in jax.tree.leaves(merged))
     assert "66 parameters taken (decoder/*, encoder/*, token_embedder/*)" in caplog.text
     assert "1 stay as initialised (heads/cola/kernel)" in caplog.text
+    assert {record.name for record in caplog.records} == {"mtl_t5x.models.pretrained"}
 
 
 def test_merge_without_a_decoder_of_ours():

@@ -117,3 +117,34 @@ def test_a_hang_in_each_stage_of_a_run(stage, tmp_path):
     settings.append("measure.InTraining.fixed_point=@measure.Settings()")
     module, name, good = HANGS[stage]
     assert_found(run(IN_A_RUN, module, name, str(good), *settings), stage)
+
+
+IN_A_MODE = """
+import sys, time
+from mtl_t5x import evaluate, main, measure
+
+mode, *bindings = sys.argv[1:]
+settings = ["gin/examples/mini_cola_text_to_text.gin"], bindings
+main.run(*settings)
+
+def this_hangs(*args, **kwargs):
+    time.sleep(600)
+
+measure.measure_tasks = evaluate.evaluate = this_hangs
+main.run(["gin/examples/mini_cola_text_to_text.gin"], [*bindings, LIMIT], mode)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode, stage", [("eval", "evaluation"), ("measure", "measurement")])
+def test_a_hang_in_another_mode(mode, stage, tmp_path):
+    bindings = {
+        "MODEL_DIR": str(tmp_path),
+        "TRAIN_STEPS": 2,
+        "BATCH_SIZE": 2,
+        "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 4},
+        "step.adamw.warmup_steps": 1,
+    }
+    settings = [f"{name}={value!r}" for name, value in bindings.items()]
+    code = IN_A_MODE.replace("LIMIT", f"'watchdog.Limits.{stage}=5'")
+    assert_found(run(code, mode, *settings), stage)

@@ -211,15 +211,6 @@ def evaluate(
         if only is not None and name not in only:
             continue
         lengths = features.lengths_of(name, experiment.task_feature_lengths)
-        if loggers:
-            _forget(folder / f"{task.name}-metrics.jsonl", step)
-        evaluator = seqio.Evaluator(
-            task.name,
-            features.model_features(),
-            eval_split=split,
-            sequence_length=lengths,
-            **loggers,
-        )
         predict = predict_function(
             params,
             task,
@@ -228,16 +219,34 @@ def evaluate(
             max_length=lengths["targets"],
             search=evaluation.search,
         )
-        metrics, _ = evaluator.evaluate(
-            compute_metrics=True,
-            step=step,
-            predict_fn=functools.partial(predictions, predict, batch_size, place),
-        )
-        scores = metrics.result()[task.name]
-        evaluator.close()
-        results[name] = {key: float(value) for key, value in scores.items()}
-        results[name] |= counting.count(task, split, lengths)
+        predict_dataset = functools.partial(predictions, predict, batch_size, place)
+        scores = _score(task, split, lengths, predict_dataset, step, loggers)
+        results[name] = scores | counting.count(task, split, lengths)
     return results
+
+
+def _score(
+    task: seqio.Task,
+    split: str,
+    lengths: features.FeatureLengths,
+    predict_dataset: Callable[[tf.data.Dataset], list[tuple[int, list[int]]]],
+    step: int,
+    loggers: Mapping[str, Any],
+) -> dict[str, float]:
+    """The task's own metrics, by SeqIO, which also writes them and the predictions."""
+    if loggers:
+        _forget(epath.Path(loggers["log_dir"]) / f"{task.name}-metrics.jsonl", step)
+    evaluator = seqio.Evaluator(
+        task.name,
+        features.model_features(),
+        eval_split=split,
+        sequence_length=lengths,
+        **loggers,
+    )
+    metrics, _ = evaluator.evaluate(compute_metrics=True, step=step, predict_fn=predict_dataset)
+    scores = metrics.result()[task.name]
+    evaluator.close()
+    return {key: float(value) for key, value in scores.items()}
 
 
 def _folder(model_dir: str, split: str) -> epath.Path:

@@ -160,7 +160,7 @@ def train_step(
       batch: every task's examples, `[task, batch, length]`.
       dropout_key: a key for the whole run; each step folds its own number in.
       groups: pairs of a group's name and the expression of its parameters' names; where there are
-        any, the conflict between the tasks in each is measured. None: a plain step.
+        any, the conflict between the tasks in each is measured. Empty: a plain step.
       layout: where the state and the batch live; None: on one device.
       microbatches: what the examples are computed in, one after the other. It saves activations,
         but a measuring step then holds K gradients of the measured parameters.
@@ -177,7 +177,6 @@ def train_step(
       ValueError: `halves` of a batch, or in a way to compute it, that doesn't have them.
     """
     key = jax.random.fold_in(dropout_key, state.step)
-
     if halves:
         _check_halves(batch, layout, microbatches)
     losses, grads, grams = _gradients(
@@ -197,17 +196,20 @@ def train_step(
         "loss": losses,
         "grad_norm": optax.tree.norm(grads),
         "learning_rate": hyperparams.get("learning_rate", jnp.nan),
-        "conflict": {},
+        "conflict": {group: _conflict(gram, halves) for group, gram in grams.items()},
     }
-    for group, gram in grams.items():
-        of_tasks = conflict_metrics.add_halves(gram) if halves else gram
-        metrics["conflict"][group] = conflict_metrics.all_metrics(of_tasks)
-        if halves:
-            metrics["conflict"][group]["halves"] = gram
-            metrics["loss_weights"] = state.apply_fn({}, batch, method="loss_weights")
+    if halves:
+        metrics["loss_weights"] = state.apply_fn({}, batch, method="loss_weights")
     if layout is not None:  # every process reads them
         metrics = jax.lax.with_sharding_constraint(metrics, layout.everywhere)
     return new_state, metrics
+
+
+def _conflict(gram: Float[Array, "row row"], halves: bool) -> dict[str, Array]:
+    if not halves:
+        return conflict_metrics.all_metrics(gram)
+    of_tasks = conflict_metrics.add_halves(gram)
+    return {**conflict_metrics.all_metrics(of_tasks), "halves": gram}
 
 
 def _check_halves(batch: Batch, layout: sharding.Layout | None, microbatches: int) -> None:

@@ -85,8 +85,7 @@ def train(
         state = state if layout is None else jax.device_put(state, layout.shardings(state))
     one_pass.select(state.params, conflict.groups)
     _describe(model_dir, state.params)
-    start, names = int(state.step), experiment.names
-    window = conflict.unbiased_window
+    start = int(state.step)
     run = _Run(
         model_dir=model_dir,
         experiment=experiment,
@@ -97,16 +96,9 @@ def train(
         random_seed=random_seed,
         layout=layout,
         manager=manager,
-        log=RunLog(
-            model_dir,
-            names,
-            len(names) * experiment.batch_size,
-            start,
-            train_steps,
-            Running(names, window, experiment.batch_size) if window else None,
-        ),
+        log=_log(model_dir, experiment, conflict.unbiased_window, start, train_steps),
         log_period=log_period,
-        example_log=ExampleLog(model_dir, names, start) if log_examples else None,
+        example_log=ExampleLog(model_dir, experiment.names, start) if log_examples else None,
         limits=limits,
     )
     with manager, run.log, run.example_log or contextlib.nullcontext():
@@ -114,7 +106,7 @@ def train(
         state = _loop(run, state, experiment.batches(random_seed, layout, start), dropout_key)
         with limits.stage("save"):
             checkpoints.finish(manager)
-    results = {"step": int(state.step), "tasks": names, "train": counts}
+    results = {"step": int(state.step), "tasks": experiment.names, "train": counts}
     for key, split in (("dev", "validation"), ("test", "test")):
         results[key] = run.evaluate(state.params, split, int(state.step))
     return evaluate.write_results(model_dir, results)
@@ -274,6 +266,14 @@ def _start(
         params = pretrained.initial_params(initial_checkpoint_path, state.params)
         return state.replace(params=params)
     return state
+
+
+def _log(
+    model_dir: str, experiment: Experiment, window: int, start: int, train_steps: int
+) -> RunLog:
+    names, batch_size = experiment.names, experiment.batch_size
+    running = Running(names, window, batch_size) if window else None
+    return RunLog(model_dir, names, len(names) * batch_size, start, train_steps, running)
 
 
 def _describe(model_dir: str, params: Any) -> None:

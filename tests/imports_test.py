@@ -91,6 +91,30 @@ def test_there_are_no_cycles():
     graphlib.TopologicalSorter(graph).prepare()
 
 
+# What README says is longer than a screen.
+LONGER = {
+    "mtl_t5x/train.py: train",
+    *(f"tests/benchmarks/conflict.py: {n}_ways" for n in ("jax", "torch")),
+}
+
+
+def test_files_and_functions_are_short():
+    """400 lines a file, 60 a function with its docstring."""
+    found = set()
+    root = PACKAGE.parent
+    for path in [
+        p for folder in ("mtl_t5x", "tests", "configs") for p in (root / folder).rglob("*.py")
+    ]:
+        text, name = path.read_text(), path.relative_to(root).as_posix()
+        assert text.count("\n") <= 400, name
+        found |= {
+            f"{name}: {node.name}"
+            for node in ast.walk(ast.parse(text))
+            if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60
+        }
+    assert found == LONGER
+
+
 def test_the_root_is_the_pipeline():
     files = {path.stem for path in PACKAGE.glob("*.py")}
     assert len(files) <= 9, sorted(files)

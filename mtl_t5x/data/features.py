@@ -1,4 +1,17 @@
-"""What a batch holds: its features, how long they are, and an empty one."""
+"""What a batch holds: its features, how long they are, and an empty one.
+
+A batch maps these names to arrays `[task, batch, …]`, of every trained task in its order:
+
+* `encoder_input_tokens` [task, batch, inputs] int32: the prompted text; 0 is padding.
+* `decoder_target_tokens` [task, batch, targets] int32: the answer with its end, 1; 0 is padding.
+* `decoder_input_tokens` [task, batch, targets] int32: the same, one place later, after a 0.
+* `decoder_loss_weights` [task, batch, targets] int32: 1 on target tokens, 0 on padding.
+* `head_targets` [task, batch, 3] float32, for architectures with heads alone: a class, score or
+  answerability, then the first and the last token of a span; -1 where there is none (`heads`).
+
+The first four are those of SeqIO's encoder-decoder models. A task's own examples, before that, have
+the features `inputs` and `targets`.
+"""
 
 from __future__ import annotations
 

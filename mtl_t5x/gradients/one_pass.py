@@ -50,10 +50,13 @@ ENCODER_LAYERS = {r"\1": r"(encoder/layers_\d+)/.*kernel"}
 
 
 def select(params: Params, groups: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-    """Names of the parameters in each group: those that its regular expression matches in full.
+    """Names of the parameters in each group.
 
-    A group's name may refer to the expression's parentheses (`\\1`): then there is a group for
-    every name that this gives, as in `ENCODER_LAYERS`.
+    A *group* is a set of parameters whose conflict is measured together. `groups` maps its name, by
+    which metrics are logged, to a regular expression: the group holds the parameters whose names
+    (as in model-info.txt) it matches in full. A parameter may be in several groups. A group's name
+    may refer to the expression's parentheses (`\\1`): then there is a group for every name that
+    this gives, as in `ENCODER_LAYERS`.
 
     Raises:
       ValueError: a group's expression matches no parameter.

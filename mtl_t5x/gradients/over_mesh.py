@@ -16,8 +16,9 @@ each of the parts and is the compiler's.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,13 +50,11 @@ def gradient_and_grams(
     """(losses, gradient of their sum, exact Gram matrix of each group), within jit.
 
     Args:
-      loss_fn: parameters, probes, batch and key to a loss per task of the batch it is given.
-      weigh: how much a task's loss over some of its examples counts, `[task]`.
+      loss_fn, weigh: as for `accumulation.accumulate`.
       params: placed as `param_specs` says.
       batch: `[task, batch, …]`, placed as `layout` does.
       key: for dropout; every device folds its number in, so masks depend on the mesh.
-      layout: of the state and the batch.
-      param_specs: the parameters' part of `layout.spec_tree`.
+      layout, param_specs: of the state and the batch; the parameters' part of `layout.spec_tree`.
       groups: a group's name to the regular expression of its parameters' names.
       microbatches: of each device's examples.
 
@@ -65,12 +64,7 @@ def gradient_and_grams(
     specs = flatten_dict(param_specs, sep="/")
     selected = one_pass.select(params, groups)
     measured = tuple(sorted({name for names in selected.values() for name in names}))
-    for name in measured:
-        if TASK in specs[name]:
-            raise ValueError(
-                f"measure.InTraining.groups: every task has its own {name}, so there is no "
-                "conflict in it; let the group's expression leave it out"
-            )
+    _check_shared(measured, specs)
 
     def local(params, batch, key):
         """Losses, and gradients that have a first axis: of the one sum, or of the tasks."""
@@ -92,25 +86,42 @@ def gradient_and_grams(
         check_vma=False,
     )(params, batch, key)
 
-    def reduce(grads):
-        summed, parts = {}, {}
-        for name, grad in grads.items():
-            if name in measured:
-                summed[name], parts[name] = _exchange(grad, specs[name])
-            else:
-                summed[name] = _sum(grad[0], specs[name])
-        grams = {group: sum(parts[name] for name in names) for group, names in selected.items()}
-        return summed, jax.lax.psum(grams, (*EXAMPLES, MODEL)) if grams else {}
-
     # By hand over all axes: the compiler would gather over `model` before every exchange.
     summed, grams = jax.shard_map(
-        reduce,
+        functools.partial(_reduce, specs=specs, measured=measured, groups=selected),
         mesh=layout.mesh,
         in_specs=({name: _model_only(spec) for name, spec in specs.items()},),
         out_specs=(specs, PartitionSpec()),
         check_vma=False,
     )(grads)
     return losses, unflatten_dict(summed, sep="/"), grams
+
+
+def _check_shared(measured: Sequence[str], specs: Specs) -> None:
+    for name in measured:
+        if TASK in specs[name]:
+            raise ValueError(
+                f"measure.InTraining.groups: every task has its own {name}, so there is no "
+                "conflict in it; let the group's expression leave it out"
+            )
+
+
+def _reduce(
+    grads: Mapping[str, Array],
+    *,
+    specs: Specs,
+    measured: Sequence[str],
+    groups: Mapping[str, tuple[str, ...]],
+) -> tuple[dict[str, Array], dict[str, Float[Array, "task task"]]]:
+    """On each device: (its part of the gradient, Gram matrix of each group)."""
+    summed, parts = {}, {}
+    for name, grad in grads.items():
+        if name in measured:
+            summed[name], parts[name] = _exchange(grad, specs[name])
+        else:
+            summed[name] = _sum(grad[0], specs[name])
+    grams = {group: sum(parts[name] for name in names) for group, names in groups.items()}
+    return summed, jax.lax.psum(grams, (*EXAMPLES, MODEL)) if grams else {}
 
 
 def _tasks_only(specs: Specs) -> Any:

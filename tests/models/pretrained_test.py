@@ -13,7 +13,7 @@ import tensorstore
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtl_t5x.models import architectures, pretrained, t5
+from mtl_t5x.models import architectures, huggingface, pretrained, t5
 from tests import random_t5
 
 TINY_T5X = t5.T5Config(
@@ -211,7 +211,7 @@ def test_huggingface_folder(tmp_path):
 def test_export_and_back(tmp_path):
     pytest.importorskip("safetensors")
     params = random_t5.params()
-    pretrained.export_huggingface(params, random_t5.CONFIG, tmp_path / "a" / "b")
+    huggingface.export_params(params, random_t5.CONFIG, tmp_path / "a" / "b")
     assert_equal(pretrained.load_params(tmp_path / "a" / "b"), params)
 
 
@@ -270,7 +270,7 @@ def test_exported_folder_in_transformers(tmp_path):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     model, params = architectures.TextToText(random_t5.CONFIG), random_t5.params()
-    pretrained.export_huggingface(params, random_t5.CONFIG, tmp_path)
+    huggingface.export_params(params, random_t5.CONFIG, tmp_path)
     reference = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path).eval()
     rng = np.random.default_rng(0)
     inputs = random_t5.ids(rng, [30, 20, 5], 30)

@@ -107,11 +107,11 @@ PRETRAINED = """
 import importlib.util
 from tests import random_t5
 from tests.models import pretrained_test
-from mtl_t5x.models import pretrained
+from mtl_t5x.models import huggingface, pretrained
 params = random_t5.params()
 pretrained_test.assert_equal(pretrained.load_params("gs://bucket/t5x/checkpoint_7"), params)
 if importlib.util.find_spec("safetensors"):
-    pretrained.export_huggingface(params, random_t5.CONFIG, "gs://bucket/huggingface")
+    huggingface.export_params(params, random_t5.CONFIG, "gs://bucket/huggingface")
     pretrained_test.assert_equal(pretrained.load_params("gs://bucket/huggingface"), params)
 """
 

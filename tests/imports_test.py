@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import itertools
 import pathlib
 import subprocess
 import sys

@@ -2,7 +2,6 @@
 
 import ast
 import graphlib
-import itertools
 import pathlib
 import subprocess
 import sys

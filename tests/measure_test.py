@@ -177,7 +177,7 @@ def test_parameters_that_no_probe_reaches(params):
 
 
 def test_command_on_a_runs_folder(tmp_path, capsys):
-    """Training measures at a fixed point and runs unbiased figures; afterwards its checkpoint."""
+    """Training measures at a fixed point and runs unbiased metrics; afterwards its checkpoint."""
     bindings = [
         f'MODEL_DIR = "{tmp_path}"',
         'MIXTURE_OR_TASK_NAME = ["glue_cola.default.semantic", "glue_rte.default.semantic"]',

@@ -235,6 +235,8 @@ def _newest_good(folder: epath.Path, steps: Iterable[int]) -> int | None:
         damage = manifest.damage(path)
         if damage is None:
             return step
+        if not path.exists():  # a live run has deleted what its settings don't keep
+            continue
         found.append(damage)
         logger.error("%s: that checkpoint isn't used", damage)
     if found:
@@ -313,14 +315,24 @@ def find(path: str) -> tuple[epath.Path, int] | None:
       ValueError: there is, but its files are damaged.
     """
     folder = files.absolute(path)
-    children = [folder]
-    if not re.fullmatch(rf"{PREFIX}_\d+", folder.name):
-        children = list(folder.iterdir()) if folder.is_dir() else []
-    steps = [
-        int(match.group(1))
-        for child in children
-        if (match := re.fullmatch(rf"{PREFIX}_(\d+)", child.name)) and _whole(child)
-    ]
-    parent = folder.parent if children == [folder] else folder
-    step = _by_first_process(lambda: _newest_good(parent, sorted(steps, reverse=True)), parent)
+    is_checkpoint = re.fullmatch(rf"{PREFIX}_\d+", folder.name) is not None
+    parent = folder.parent if is_checkpoint else folder
+
+    def steps() -> list[int]:
+        children = [folder] if is_checkpoint else folder.iterdir() if folder.is_dir() else ()
+        found = [
+            int(match.group(1))
+            for child in children
+            if (match := re.fullmatch(rf"{PREFIX}_(\d+)", child.name)) and _whole(child)
+        ]
+        return sorted(found, reverse=True)
+
+    def choose() -> int | None:
+        # Once more where a live run has deleted all of them meanwhile: then there are newer ones.
+        while there := steps():
+            if (step := _newest_good(parent, there)) is not None:
+                return step
+        return None
+
+    step = _by_first_process(choose, parent)
     return None if step is None else (parent, step)

@@ -1,21 +1,27 @@
 """Several processes that train together, started as a user does, over loopback on the CPU."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
 
 from mtl_t5x.runtime import interruption
+from mtl_t5x.storage import checkpoints
 from tests.faults import kill_and_resume as faults
+from tests.storage import checkpoints_test
 
 pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 STEPS = 16
 BOTH = (0, 1)
@@ -148,7 +154,7 @@ def test_sigterm_to_one_stops_both_after_the_same_step(together, tmp_path):
 def test_an_error_in_one_process_ends_both(tmp_path):
     processes = start_two(tmp_path, of_second=("--gin.measure.InTraining.unbiased_window=3",))
     assert all(process.wait(150) != 0 for process in processes)
-    assert "unbiased figures need each task's batch whole" in output(tmp_path, 1)
+    assert "unbiased metrics need each task's batch whole" in output(tmp_path, 1)
     assert "most recent call first" in output(tmp_path, 0)
 
 
@@ -172,3 +178,39 @@ def test_a_lost_process_is_named_and_the_restart_is_bit_equal(together, lost, ho
     assert "most recent call first" in said, "the stacks"
     run_two(tmp_path)
     assert faults.end_state(together, STEPS) == faults.end_state(tmp_path, STEPS)
+
+
+STALE_VIEW = """
+import sys
+from mtl_t5x.parallel import distributed
+from mtl_t5x.storage import checkpoints
+from tests.storage import checkpoints_test
+
+address, process, folder = sys.argv[1:]
+distributed.start(address, 2, int(process))
+with checkpoints.manager(folder) as manager:
+    state = checkpoints.restore_latest(manager, checkpoints_test.a_state(0.0))
+print("restored", int(state.step))
+"""
+
+
+def test_processes_that_see_different_checkpoints_restore_the_same(tmp_path):
+    """To the second one the newest looks damaged: they used to wait for each other for ever."""
+    one, two = tmp_path / "0", tmp_path / "1"
+    with checkpoints.manager(str(one)) as manager:
+        for step in (5, 10):
+            checkpoints.save(manager, checkpoints_test.a_state(float(step), step))
+    shutil.copytree(one, two)
+    (two / "checkpoint_10" / "manifest.json").write_text("{}")
+    address = f"127.0.0.1:{free_port()}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", STALE_VIEW, address, str(i), str(tmp_path / str(i))],
+            cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, text=True,
+            stdout=subprocess.PIPE,
+        )
+        for i in BOTH
+    ]  # fmt: skip
+    printed = [process.communicate(timeout=120)[0].splitlines()[-1] for process in processes]
+    assert printed == ["restored 10"] * 2
+    assert (two / "checkpoint_10").exists()

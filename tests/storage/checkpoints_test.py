@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,3 +82,51 @@ def test_no_checkpoint_there(tmp_path):
         checkpoints.restore_params(str(tmp_path), a_state(0.0).params)
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         checkpoints.restore_params(str(tmp_path / "checkpoint_3"), a_state(0.0).params)
+
+
+def test_the_first_process_chooses_for_all(monkeypatch):
+    """Another one neither looks nor decides, and hears of an error."""
+    told = []
+
+    def broadcast(value):
+        told.append(int(value))
+        return np.int32(answers.pop(0)) if answers else value
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(checkpoints.multihost_utils, "broadcast_one_to_all", broadcast)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    answers = [7, -1, -2]
+    assert checkpoints._by_first_process(pytest.fail, "folder") == 7
+    assert checkpoints._by_first_process(pytest.fail, "folder") is None
+    with pytest.raises(ValueError, match="process 0 can't use the checkpoints in folder"):
+        checkpoints._by_first_process(pytest.fail, "folder")
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    assert checkpoints._by_first_process(lambda: 3, "folder") == 3
+    assert checkpoints._by_first_process(lambda: None, "folder") is None
+
+    def damaged():
+        raise ValueError("all are damaged")
+
+    with pytest.raises(ValueError, match="all are damaged"):
+        checkpoints._by_first_process(damaged, "folder")
+    assert told[-3:] == [3, -1, -2]
+
+
+def test_a_checkpoint_that_a_live_run_deletes_meanwhile(tmp_path, monkeypatch):
+    """It keeps one: while the older is read the newer takes its place."""
+    with checkpoints.manager(str(tmp_path)) as manager:
+        for step in (5, 10):
+            checkpoints.save(manager, a_state(float(step), step))
+    shutil.move(tmp_path / "checkpoint_10", tmp_path / "later")
+    restored = checkpoints._restored
+
+    def deleted(*args):
+        if (tmp_path / "later").exists():
+            shutil.move(tmp_path / "later", tmp_path / "checkpoint_10")
+            shutil.rmtree(tmp_path / "checkpoint_5")
+        return restored(*args)
+
+    monkeypatch.setattr(checkpoints, "_restored", deleted)
+    params, step = checkpoints.restore_params(str(tmp_path), a_state(0.0).params)
+    assert step == 10
+    assert_equal(params, a_state(10.0).params)

@@ -4,6 +4,8 @@
 #   install [EXTRAS]   e.g. `install` or `install test`
 #   quoted WORD…       the words as a shell would read them again
 #   do_or_show WORD…   runs the command, or prints it where dry_run is true
+#   slurm_script COMMAND OPTION…   a batch script, with sbatch's options, that runs COMMAND by srun
+#   submit OPTION…                 hands such a script, its input, to sbatch, or prints it instead
 #
 # PYTHON names the interpreter to use, 3.11 or newer; the default is python3.
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
@@ -40,4 +42,38 @@ quoted() {
 
 do_or_show() {
   if ${dry_run:-false}; then quoted "$@" && echo; else "$@"; fi
+}
+
+# SLURM sends SIGTERM two minutes before the end to what srun started. The script hears nothing of
+# it (it alone would with B:TERM) and lives to say whether SLURM is to start the job again: always
+# where the run was told to stop and saved (42), and where it wasn't started again 5 times already
+# if a stage hung (43), a process was killed (137; its peers end with 134), or SIGTERM found it
+# where nothing saves, as in the last evaluation (143).
+slurm_script() {
+  local command=$1
+  shift
+  echo '#!/usr/bin/env bash'
+  printf '#SBATCH %s\n' "$@" --signal=TERM@120 --requeue --open-mode=append
+  cat <<EOF
+cd $(quoted "$PWD") || exit 1
+code=0
+srun --kill-on-bad-exit=0 $command || code=\$?
+again=false
+case \$code in
+  42) again=true ;;
+  43 | 134 | 137 | 143) if [ "\${SLURM_RESTART_COUNT:-0}" -lt 5 ]; then again=true; fi ;;
+esac
+job=\$SLURM_JOB_ID # of one task of an array it may stand for the whole array
+if [ -n "\${SLURM_ARRAY_TASK_ID:-}" ]; then job=\${SLURM_ARRAY_JOB_ID}_\$SLURM_ARRAY_TASK_ID; fi
+if \$again; then scontrol requeue "\$job"; fi
+exit "\$code"
+EOF
+}
+
+submit() {
+  if ${dry_run:-false}; then
+    echo "$(quoted sbatch "$@") <<'BATCH'" && cat && echo BATCH
+  else
+    sbatch "$@"
+  fi
 }

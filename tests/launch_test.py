@@ -92,37 +92,117 @@ def test_gpu(kind):
             assert f"#SBATCH {option}\n" in batch
 
 
-@pytest.mark.parametrize(
-    ("code", "restarts", "again"),
-    [(0, 0, False), (1, 0, False), (42, 9, True), (43, 0, True), (134, 4, True), (134, 5, False)],
-)
-def test_what_slurm_starts_again(code, restarts, again, tmp_path):
-    batch = dry_run("slurm").partition("<<'BATCH'\n")[2].removesuffix("BATCH\n")
-    for name, body in (("srun", f"exit {code}"), ("scontrol", 'echo "$@"')):
-        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
-        (tmp_path / name).chmod(0o755)
+def batch_script(kind: str) -> str:
+    return dry_run(kind).partition("<<'BATCH'\n")[2].partition("BATCH\n")[0]
+
+
+def programs(folder: pathlib.Path, **bodies: str) -> dict[str, str]:
+    """An environment in which these programs, shell scripts, come before the machine's own."""
+    for name, body in bodies.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder)}
+
+
+JOBS = {
+    "slurm": ({"SLURM_JOB_ID": "7"}, "7"),
+    # The number of one of the array's tasks is the whole array's number.
+    "array": (
+        {"SLURM_JOB_ID": "7", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"},
+        "7_2",
+    ),
+}
+CODES = [
+    (0, 0, False), (1, 0, False), (2, 0, False), (42, 9, True), (43, 0, True), (134, 4, True),
+    (137, 0, True), (143, 0, True), (43, 5, False), (134, 5, False), (143, 5, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", JOBS)
+@pytest.mark.parametrize(("code", "restarts", "again"), CODES)
+def test_what_slurm_starts_again(kind, code, restarts, again, tmp_path):
+    job, name = JOBS[kind]
     environment = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "SLURM_JOB_ID": "7",
+        **programs(tmp_path, srun=f"exit {code}", scontrol='echo "$@"'),
         "SLURM_RESTART_COUNT": str(restarts),
+        **job,
     }
-    ended = subprocess.run(["bash", "-c", batch], env=environment, capture_output=True, text=True)
+    ended = subprocess.run(
+        ["bash", "-c", batch_script(kind)], env=environment, capture_output=True, text=True
+    )
     assert ended.returncode == code
-    assert ended.stdout == ("requeue 7\n" if again else "")
+    assert ended.stdout == (f"requeue {name}\n" if again else "")
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_slurm_tells_the_program_before_the_time_is_over(kind):
+    """SIGTERM goes to what srun started; with B: it would go to the script alone."""
+    batch = batch_script(kind)
+    shellcheck("--shell=bash", "-", text=batch)
+    for option in ("--signal=TERM@120", "--requeue", "--open-mode=append"):
+        assert f"#SBATCH {option}\n" in batch
+    (program,) = [line for line in batch.splitlines() if "-m mtl_t5x." in line]
+    assert program.startswith("srun ")
+
+
+def test_an_array_job_takes_its_share():
+    batch = batch_script("array")
+    assert "#SBATCH --array=0-2\n" in batch
+    (line,) = [line for line in batch.splitlines() if "mtl_t5x.study" in line]
+    assert FLAG in shlex.split(line)
+    assert '--index="$SLURM_ARRAY_TASK_ID" --count=3' in line
 
 
 @pytest.mark.parametrize("kind", ["array", "local array"])
-def test_study(kind):
-    shares = arguments_with(kind, "-m mtl_t5x.study")
-    assert len(shares) == (3 if "local" in kind else 1)
-    if "local" in kind:
-        assert [share[-2:] for share in shares] == [[f"--index={i}", "--count=3"] for i in range(3)]
-        assert all(FLAG in share for share in shares)
-    else:
-        assert "--array=0-2" in shares[0]
-        assert FLAG in shlex.split(shares[0][-1].removeprefix("--wrap="))
-        assert "--index=$SLURM_ARRAY_TASK_ID --count=3" in shares[0][-1]
-    assert len(arguments_with(kind, "mtl_t5x.report")) == 1
+def test_the_report_comes_last(kind):
+    assert "-m mtl_t5x.report" in dry_run(kind).splitlines()[-1]
+    assert dry_run(kind).count("-m mtl_t5x.report") == 1
+
+
+def test_local_shares():
+    shares = arguments_with("local array", "-m mtl_t5x.study")
+    assert [share[-2:] for share in shares] == [[f"--index={i}", "--count=3"] for i in range(3)]
+    assert all(FLAG in share for share in shares)
+
+
+def checkout(folder: pathlib.Path) -> None:
+    """The launch scripts, and a .venv in which they find nothing to be installed."""
+    shutil.copytree(ROOT / "launch", folder / "launch")
+    (folder / ".venv/bin").mkdir(parents=True)
+    for name in ("setup.py", "constraints.txt", ".venv/installed"):
+        (folder / name).touch()
+    programs(folder / ".venv/bin", python="exit 9")
+
+
+def test_the_report_waits_for_the_array(tmp_path):
+    checkout(tmp_path)
+    environment = programs(
+        tmp_path,
+        sbatch='echo "$@" >> calls; case $1 in --parsable) cat > script; echo "7;cluster" ;; esac',
+    )
+    study = ["launch/study.sh", "--config=c.py", "--workdir=w", "--jobs=3"]
+    subprocess.run(["bash", *study], cwd=tmp_path, env=environment, check=True)
+    array, report = (tmp_path / "calls").read_text().splitlines()
+    assert array == "--parsable" and "--dependency=afterany:7 " in report
+    assert "--array=0-2" in (tmp_path / "script").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "begun"), [(0, "0 1 2 report"), (1, "0 1 2 report"), (2, "0"), (42, "0"), (43, "0")]
+)
+def test_local_shares_stop_where_one_was_told_to(code, begun, tmp_path):
+    """Only runs that failed, code 1, leave the other shares to be done."""
+    checkout(tmp_path)
+    body = f"""
+case "$*" in
+  *mtl_t5x.report*) echo report ;;
+  *) for a; do case $a in --index=*) echo "${{a#*=}}" ;; esac; done; exit {code} ;;
+esac"""
+    programs(tmp_path / ".venv/bin", python=body)
+    study = ["launch/study.sh", "--config=c.py", "--workdir=w", "--jobs=3", "--local"]
+    ended = subprocess.run(["bash", *study], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.stdout.split() == begun.split(), ended.stderr
+    assert ended.returncode == code
 
 
 @pytest.mark.parametrize("script", ["tpu_pod.sh", "study.sh"])

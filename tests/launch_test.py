@@ -12,7 +12,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "launch").glob("*.sh"))
 RUNNABLE = [name for name in SCRIPTS if name != "environment.sh"]
 DRY_RUNS = {
-    "tpu": "tpu_pod.sh --name=n --zone=z --project=p --spot --delete",
+    "tpu": "tpu_pod.sh --name=n --zone=z --project=p --delete",
+    "spot": "tpu_pod.sh --name=n --zone=z --project=p --spot --delete",
+    "reserved": "tpu_pod.sh --name=n --zone=z --type=v4-8 --version=v2-alpha-tpuv4 --reserved",
+    "queued": "tpu_pod.sh --name=n --zone=z --queued",
     "gpu": "gpu.sh",
     "slurm": "gpu.sh --slurm --nodes=2 --gpus-per-node=4 --partition=q",
     "array": "study.sh --config=c.py --workdir=w --jobs=3",
@@ -69,17 +72,114 @@ def arguments_with(kind: str, text: str) -> list[list[str]]:
     return [shlex.split(line) for line in dry_run(kind).splitlines() if text in line]
 
 
-def test_tpu_pod():
-    lines = dry_run("tpu").splitlines()
-    steps = ("create n", "tar ", "scp ", "rm ", "install", "mtl_t5x.main", "mkdir", "cat", "delete")
+RUN = ("tar ", "scp ", "rm ", "install", "mtl_t5x.main", "mkdir", "cat")
+
+
+@pytest.mark.parametrize(
+    ("kind", "steps"),
+    [
+        ("tpu", ("tpu-vm create n", *RUN, "tpu-vm delete n")),
+        ("spot", ("queued-resources create n", "ACTIVE", *RUN, "queued-resources delete n")),
+        ("reserved", ("queued-resources create n", "ACTIVE", *RUN)),
+        ("queued", ("queued-resources create n", "ACTIVE", *RUN)),
+    ],
+)
+def test_tpu_pod(kind, steps):
+    lines = dry_run(kind).splitlines()
     assert len(lines) == len(steps)
     for line, step in zip(lines, steps):
         assert step in line
-    (create,) = arguments_with("tpu", "create")
-    assert {"--spot", "--zone=z", "--project=p"} <= set(create)
-    (main,) = arguments_with("tpu", "mtl_t5x.main")
+    (main,) = arguments_with(kind, "mtl_t5x.main")
     remote = shlex.split(main[-1].removeprefix("--command="))
     assert FLAG in remote, "the flag comes through both shells as it was given"
+
+
+def test_how_a_slice_is_asked_for():
+    (create,) = arguments_with("tpu", " create ")
+    assert {"--version=v2-alpha-tpuv5-lite", "--zone=z", "--project=p"} <= set(create)
+    (create,) = arguments_with("spot", " create ")
+    assert {"--spot", "--node-id=n", "--zone=z", "--project=p"} <= set(create)
+    (create,) = arguments_with("reserved", " create ")
+    wanted = {"--reserved", "--accelerator-type=v4-8", "--runtime-version=v2-alpha-tpuv4"}
+    assert wanted <= set(create) and "--spot" not in create
+    (create,) = arguments_with("queued", " create ")
+    assert not {"--spot", "--reserved"} & set(create)
+    (delete,) = arguments_with("spot", " delete ")
+    assert {"--force", "--quiet", "--zone=z"} <= set(delete)
+
+
+# Says what state a queued resource is in, another each time, and notes what else it is asked to do.
+GCLOUD = """
+case "$4 $3" in
+  "describe queued-resources")
+    read -r state < states || exit 1
+    sed 1d states > rest; mv rest states
+    [ "$state" != none ] && echo "$state" ;;
+  "describe tpu-vm") [ -e slice ] ;;
+  *) echo "$3 $4 $5" >> calls ;;
+esac"""
+CREATE, DELETE = "queued-resources create n", "queued-resources delete n"
+TRAIN = ["tpu-vm scp archive"] + 3 * ["tpu-vm ssh n"]
+
+
+def pod(
+    folder: pathlib.Path, flags: str, states: str = "", slice_there: bool = False
+) -> tuple[subprocess.CompletedProcess, list[str]]:
+    """The script against a Google Cloud whose queued resource goes through these states."""
+    shutil.copytree(ROOT / "launch", folder / "launch")
+    (folder / "states").write_text("".join(f"{state}\n" for state in states.split()))
+    (folder / "calls").touch()
+    if slice_there:
+        (folder / "slice").touch()
+    environment = programs(
+        folder, gcloud=GCLOUD, sleep="", tar="", mktemp="echo archive", date="echo 12:00"
+    )
+    ended = subprocess.run(
+        ["bash", "launch/tpu_pod.sh", "--name=n", "--zone=z", *flags.split()],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    calls = (folder / "calls").read_text().replace(".tar.gz", "").splitlines()
+    return ended, calls
+
+
+@pytest.mark.parametrize(
+    ("flags", "states", "calls"),
+    [
+        ("--spot x", "none WAITING_FOR_RESOURCES PROVISIONING ACTIVE", [CREATE, *TRAIN]),
+        ("--spot x", "ACTIVE ACTIVE", TRAIN),
+        ("--spot x", "PROVISIONING PROVISIONING ACTIVE", TRAIN),
+        ("--spot x", "SUSPENDED PROVISIONING ACTIVE", [DELETE, CREATE, *TRAIN]),
+        ("--reserved x", "FAILED ACTIVE", [DELETE, CREATE, *TRAIN]),
+        ("--spot --delete x", "none ACTIVE", [CREATE, *TRAIN, DELETE]),
+        ("--spot --delete", "", [DELETE]),
+        ("--delete", "ACTIVE", [DELETE]),
+        ("--delete", "", ["tpu-vm delete n"]),
+        ("x", "", ["tpu-vm create n", *TRAIN]),
+    ],
+)
+def test_slices_by_queued_resources(flags, states, calls, tmp_path):
+    ended, made = pod(tmp_path, flags, states)
+    assert ended.returncode == 0, ended.stderr
+    assert made == calls
+    for state in ("WAITING_FOR_RESOURCES", "PROVISIONING"):
+        assert (state in ended.stdout) == (state in states)
+
+
+def test_a_slice_that_is_there_is_taken(tmp_path):
+    ended, made = pod(tmp_path, "--spot x", slice_there=True)
+    assert ended.returncode == 0 and made == TRAIN
+
+
+@pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
+@pytest.mark.parametrize("delete", ["", "--delete "])
+def test_a_queued_resource_that_comes_to_nothing_is_named(state, delete, tmp_path):
+    ended, made = pod(tmp_path, f"{delete}--spot x", f"none PROVISIONING {state}")
+    assert ended.returncode == 1
+    assert f"n is {state}" in ended.stderr
+    assert made == [CREATE, *([DELETE] if delete else [])]
 
 
 @pytest.mark.parametrize("kind", ["gpu", "slurm"])

@@ -43,7 +43,5 @@ setup(
         "gcs": ["google-cloud-storage"],
         "test": ["beartype", "google-cloud-storage", "pytest", "pytest-xdist", "ruff"],
         "reference": ["safetensors", "torch==2.13.0", "torchjd", "transformers"],
-        # No package index has it.
-        "t5x": ["t5x @ git+https://github.com/google-research/t5x.git"],
     },
 )

@@ -11,7 +11,7 @@
 #   --dry-run   prints every command, and SLURM's batch script, and runs none
 #   --slurm     submits a job that SLURM starts again when it was preempted (exit code 42: the run
 #               was told to stop and saved), and, unless it was started again 5 times already,
-#               when a stage hung (43) or a process was killed (137; its peers end with 134)
+#               when a stage hung (43) or a process was killed (134, 137, 143)
 # JAX_CUDA names the extra of jax that is installed; cuda13 by default.
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac
@@ -37,41 +37,10 @@ do_or_show .venv/bin/python -m pip install --quiet "jax[${JAX_CUDA:-cuda13}]" \
 
 run=(.venv/bin/python -m mtl_t5x.main ${flags[@]+"${flags[@]}"})
 if ! $slurm; then
-  do_or_show "${run[@]}"
+  do_or_show exec "${run[@]}" # so that the run itself hears SIGTERM
   exit
 fi
 
-# SLURM sends SIGTERM two minutes before the end; srun hands it on to every process.
-batch_script() {
-  cat <<EOF
-#!/usr/bin/env bash
-#SBATCH --job-name=mtl_t5x
-#SBATCH --nodes=$nodes
-#SBATCH --ntasks-per-node=$gpus
-#SBATCH --gpus-per-node=$gpus
-#SBATCH --time=$time
-#SBATCH --signal=TERM@120
-#SBATCH --requeue
-#SBATCH --open-mode=append
-#SBATCH --output=mtl_t5x-%j.log
-${partition:+#SBATCH --partition=$partition}
-cd $(quoted "$PWD") || exit 1
-code=0
-srun --kill-on-bad-exit=0 $(quoted "${run[@]}") || code=\$?
-again=false
-case \$code in
-  42) again=true ;;
-  43 | 134 | 137) if [ "\${SLURM_RESTART_COUNT:-0}" -lt 5 ]; then again=true; fi ;;
-esac
-if \$again; then
-  scontrol requeue "\$SLURM_JOB_ID"
-fi
-exit "\$code"
-EOF
-}
-
-if $dry_run; then
-  echo "sbatch <<'BATCH'" && batch_script && echo BATCH
-else
-  batch_script | sbatch
-fi
+slurm_script "$(quoted "${run[@]}")" --job-name=mtl_t5x --nodes="$nodes" \
+  --ntasks-per-node="$gpus" --gpus-per-node="$gpus" --time="$time" --output=mtl_t5x-%j.log \
+  ${partition:+--partition="$partition"} | submit

@@ -8,7 +8,8 @@
 #   --jobs=N    shares of the runs
 #   --local     the shares one after the other on this host, without SLURM
 #   --dry-run   prints every command, and runs none
-# What is finished isn't run again, so it may be started as often as one likes.
+# What is finished isn't run again, so it may be started as often as one likes. SLURM starts a job
+# again in the cases that gpu.sh names.
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac
 # shellcheck source=launch/environment.sh
@@ -38,22 +39,26 @@ study+=(${flags[@]+"${flags[@]}"})
 report=(.venv/bin/python -m mtl_t5x.report --workdir="$workdir")
 
 if $local; then
+  failed=0
   for ((index = 0; index < jobs; index++)); do
-    do_or_show "${study[@]}" --index="$index" --count="$jobs"
+    code=0
+    do_or_show "${study[@]}" --index="$index" --count="$jobs" || code=$?
+    if [ "$code" -gt 1 ]; then exit "$code"; fi
+    if [ "$code" -eq 1 ]; then failed=1; fi # some of its runs: the other shares go on
   done
   do_or_show "${report[@]}"
-  exit
+  exit "$failed"
 fi
 
 options=(--time="$time" ${partition:+--partition="$partition"})
-share="cd $(quoted "$PWD") && $(quoted "${study[@]}")"
-array=(sbatch --parsable --job-name=mtl_t5x_study --array="0-$((jobs - 1))" --requeue "${options[@]}"
-  --wrap="$share --index=\$SLURM_ARRAY_TASK_ID --count=$jobs")
+share=("$(quoted "${study[@]}") --index=\"\$SLURM_ARRAY_TASK_ID\" --count=$jobs"
+  --job-name=mtl_t5x_study --array="0-$((jobs - 1))" --ntasks=1 --output=mtl_t5x_study-%A_%a.log
+  "${options[@]}")
 if $dry_run; then
-  do_or_show "${array[@]}"
+  slurm_script "${share[@]}" | submit --parsable
   job=ARRAY_JOB
 else
-  job=$("${array[@]}")
+  job=$(slurm_script "${share[@]}" | submit --parsable)
 fi
-do_or_show sbatch --job-name=mtl_t5x_report --dependency="afterany:$job" "${options[@]}" \
+do_or_show sbatch --job-name=mtl_t5x_report --dependency="afterany:${job%%;*}" "${options[@]}" \
   --wrap="cd $(quoted "$PWD") && $(quoted "${report[@]}")"

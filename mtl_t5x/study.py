@@ -28,6 +28,10 @@ from mtl_t5x.storage import files
 
 RunFunction = Callable[[Sequence[str], Sequence[str]], None]
 
+# The exit code of a run that SIGTERM made save and leave: `runtime.interruption.EXIT_CODE`, which
+# can't be imported without JAX.
+TOLD_TO_STOP = 42
+
 # Tasks that only have a test split, scored by whoever trains on the task they belong to.
 _TEST_ONLY = {("glue", "mnli"): ("mnli_mismatched",)}
 
@@ -160,7 +164,8 @@ def run_study(
     """Runs this share's unfinished runs in this process, then writes the report.
 
     A run is finished when its folder holds `results.json`. One that fails leaves its traceback in
-    `error.txt`, and the others go on.
+    `error.txt`, and the others go on. One that was told to stop ends the study; the study started
+    again goes on with it.
 
     Args:
       workdir: the study's folder.
@@ -175,6 +180,7 @@ def run_study(
 
     Raises:
       ValueError: `workdir` belongs to another configuration, or `index` is not below `count`.
+      SystemExit: with code 42, a run was told to stop (SIGTERM) and has saved its state.
     """
     workdir = epath.Path(workdir)
     mine = share(runs, index, count)
@@ -211,7 +217,10 @@ def _run_one(workdir: epath.Path, item: Run, run: RunFunction) -> bool:
         if not (folder / "results.json").exists():
             raise RuntimeError(f"the run ended without writing {folder / 'results.json'}")
     # A run may also give up by sys.exit; whatever ended it, the other runs go on.
-    except (Exception, SystemExit):
+    except (Exception, SystemExit) as problem:
+        if isinstance(problem, SystemExit) and problem.code == TOLD_TO_STOP:
+            print(f"{item.name}: told to stop; start the study again to go on", flush=True)
+            raise
         text = traceback.format_exc()
         files.write_atomically(error, text.encode())
         print(text, file=sys.stderr, flush=True)
@@ -293,7 +302,10 @@ def load_runs(
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the study that the flags describe; 1 where runs failed, 2 where it could not start."""
+    """Runs the study that the flags describe; 1 where runs failed, 2 where it could not start.
+
+    The process leaves with 42 where it was told to stop.
+    """
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     values = flags.FLAGS

@@ -144,16 +144,5 @@ def test_results_are_redrawn_without_jax():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_only_the_bridge_imports_t5x():
-    for name, path in modules().items():
-        if name != "t5x_bridge":
-            tree = ast.parse(path.read_text())
-            for node in ast.walk(tree):
-                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-                if isinstance(node, ast.ImportFrom) and node.module:
-                    names = [node.module]
-                assert not any(n == "t5x" or n.startswith("t5x.") for n in names), name
-
-
 def test_the_gin_folder_hides_nothing():
     assert not list((PACKAGE.parent / "gin").rglob("__init__.py"))

@@ -2,6 +2,7 @@ import ast
 import dataclasses
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import ml_collections
 import pytest
 
 from mtl_t5x import study
+from mtl_t5x.runtime import interruption
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -161,6 +163,22 @@ def test_an_interrupt_stops_the_study(tmp_path):
         conduct(tmp_path, FakeRun({first: KeyboardInterrupt()}))
 
 
+def test_a_run_that_was_told_to_stop_ends_the_study(tmp_path, capsys):
+    """SIGTERM made it save: nothing failed, nothing else starts, and the same code comes out."""
+    names = [r.name for r in study.grid(small_config())]
+    run = FakeRun({names[1]: interruption.Terminated()})
+    with pytest.raises(SystemExit) as left:
+        conduct(tmp_path, run)
+    assert left.value.code == interruption.EXIT_CODE
+    assert run.names == names[:2]
+    assert not list(tmp_path.glob("runs/*/error.txt"))
+    assert "told to stop" in capsys.readouterr().out
+
+    again = FakeRun()
+    assert conduct(tmp_path, again) == ()
+    assert again.names == names[1:]
+
+
 @pytest.mark.parametrize("count", [1, 3, 8, 11])
 def test_shares_are_disjoint_even_and_complete(count):
     runs = tuple(study.grid(small_config()))
@@ -241,12 +259,16 @@ def test_a_config_without_runs_is_refused(tmp_path):
 
 # Stands in for mtl_t5x.main, so that the command line is tested without JAX.
 COMMAND = """
-import ast, json, pathlib, runpy, sys, types
+import ast, json, pathlib, runpy, signal, sys, types
 
 def run(gin_files, gin_bindings):
     values = {k: ast.literal_eval(v) for k, v in (b.split("=", 1) for b in gin_bindings)}
     if values["RANDOM_SEED"] == 5:
         raise ValueError("no such seed")
+    if values["RANDOM_SEED"] == 6:  # as a run leaves that was told to stop and has saved
+        sys.exit(42)
+    if values["RANDOM_SEED"] == 7:  # a stage in which nothing catches the signal
+        signal.raise_signal(signal.SIGTERM)
     task = values["MIXTURE_OR_TASK_NAME"][0].split("_")[1].split(".")[0]
     path = pathlib.Path(values["MODEL_DIR"]) / "results.json"
     path.write_text(json.dumps({"step": values["TRAIN_STEPS"], "test": {task: {"accuracy": 60.0}}}))
@@ -285,6 +307,16 @@ def test_the_command_runs_a_study_and_its_exit_code_tells_of_failures(tmp_path):
     assert partly.returncode == 1
     assert "3 of the runs failed" in partly.stdout
     assert "single_task.rte.seed5" in partly.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("seed", "code"), [(6, 42), (7, -signal.SIGTERM)])
+def test_the_command_ends_with_a_run_that_was_told_to_stop(seed, code, tmp_path):
+    tasks = "--config.tasks=('cola', 'rte')"
+    ended = command(f"--workdir={tmp_path}", tasks, f"--config.seeds=(0, {seed}, 1)")
+    assert ended.returncode == code, ended.stderr
+    begun = [f"text_to_text.default.semantic.multi_task.seed{i}" for i in (0, seed)]
+    assert sorted(p.name for p in tmp_path.glob("runs/*")) == begun
+    assert not list(tmp_path.glob("runs/*/error.txt")) and "Traceback" not in ended.stderr
 
 
 def test_study_and_report_import_nothing_heavy():

@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import json
 import pathlib
+import re
 import sys
 import time
 import traceback
@@ -24,13 +25,10 @@ from etils import epath
 from ml_collections import config_flags
 
 from mtl_t5x.report import report
+from mtl_t5x.runtime import exit_codes
 from mtl_t5x.storage import files
 
 RunFunction = Callable[[Sequence[str], Sequence[str]], None]
-
-# The exit code of a run that SIGTERM made save and leave: `runtime.interruption.EXIT_CODE`, which
-# can't be imported without JAX.
-TOLD_TO_STOP = 42
 
 # Tasks that only have a test split, scored by whoever trains on the task they belong to.
 _TEST_ONLY = {("glue", "mnli"): ("mnli_mismatched",)}
@@ -163,7 +161,7 @@ def run_study(
 ) -> tuple[str, ...]:
     """Runs this share's unfinished runs in this process, then writes the report.
 
-    A run is finished when its folder holds `results.json`. One that fails leaves its traceback in
+    A run that `is_finished` isn't run again. One that fails leaves its traceback in
     `error.txt`, and the others go on. One that was told to stop ends the study; the study started
     again goes on with it.
 
@@ -185,7 +183,7 @@ def run_study(
     workdir = epath.Path(workdir)
     mine = share(runs, index, count)
     _record(workdir, name, config, runs)
-    todo = [r for r in mine if not (workdir / "runs" / r.name / "results.json").exists()]
+    todo = [item for item in mine if not is_finished(workdir, item)]
     print(f"study {name}: {len(mine)} runs here, {len(mine) - len(todo)} of them finished before")
     if todo and run is None:
         # Here and not at the top, so that a study can be listed and redrawn without JAX.
@@ -206,6 +204,19 @@ def run_study(
     return tuple(failed)
 
 
+def is_finished(workdir: epath.Path, item: Run) -> bool:
+    """Whether the run's folder holds results of its last step."""
+    path = workdir / "runs" / item.name / "results.json"
+    if not path.exists():
+        return False
+    steps = [re.fullmatch(r"TRAIN_STEPS\s*=\s*(\d+)", b.strip()) for b in item.gin_bindings]
+    last = max((int(match.group(1)) for match in steps if match), default=0)
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["step"]) >= last
+    except (ValueError, KeyError, TypeError):
+        return True  # damaged: the report says so, and what to do
+
+
 def _run_one(workdir: epath.Path, item: Run, run: RunFunction) -> bool:
     """Whether the run finished; if not, `error.txt` in its folder says why."""
     folder = workdir / "runs" / item.name
@@ -214,11 +225,14 @@ def _run_one(workdir: epath.Path, item: Run, run: RunFunction) -> bool:
     bindings = (*item.gin_bindings, f"MODEL_DIR={_gin_value(str(folder))}")
     try:
         run(item.gin_files, bindings)
-        if not (folder / "results.json").exists():
-            raise RuntimeError(f"the run ended without writing {folder / 'results.json'}")
+        if not is_finished(workdir, item):
+            raise RuntimeError(
+                f"the run ended, and {folder / 'results.json'} isn't there or of a step before its "
+                "last one"
+            )
     # A run may also give up by sys.exit; whatever ended it, the other runs go on.
     except (Exception, SystemExit) as problem:
-        if isinstance(problem, SystemExit) and problem.code == TOLD_TO_STOP:
+        if isinstance(problem, SystemExit) and problem.code == exit_codes.TOLD_TO_STOP:
             print(f"{item.name}: told to stop; start the study again to go on", flush=True)
             raise
         text = traceback.format_exc()

@@ -26,7 +26,7 @@ LAYERS = (
     ("study",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-BESIDE = {"report": {"storage"}, "study": {"report", "storage"}, "tasks": {"data"}}
+BESIDE = {"report": {"storage"}, "study": {"report", "runtime", "storage"}, "tasks": {"data"}}
 # What goes up, lazily: programs of their own that start runs.
 EXCEPTIONS = {("study", "main"), ("measure", "main")}
 

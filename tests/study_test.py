@@ -10,7 +10,7 @@ import ml_collections
 import pytest
 
 from mtl_t5x import study
-from mtl_t5x.runtime import interruption
+from mtl_t5x.runtime import exit_codes, interruption
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -127,10 +127,14 @@ def test_runs_all_once_in_order_then_resumes_with_nothing_to_do(tmp_path):
     assert again.names == []
 
 
-def test_only_unfinished_runs_are_started_again(tmp_path):
+@pytest.mark.parametrize("results", [None, {"step": 6, "test": {}}], ids=["none", "too early"])
+def test_only_unfinished_runs_are_started_again(results, tmp_path):
     conduct(tmp_path, FakeRun())
     victim = list(study.grid(small_config()))[3].name
-    (tmp_path / "runs" / victim / "results.json").unlink()
+    path = tmp_path / "runs" / victim / "results.json"
+    path.unlink()
+    if results:
+        path.write_text(json.dumps(results))
     again = FakeRun()
     conduct(tmp_path, again)
     assert again.names == [victim]
@@ -154,7 +158,7 @@ def test_failures_leave_a_traceback_and_do_not_stop_the_others(tmp_path, capsys)
 def test_a_run_without_results_counts_as_failed(tmp_path):
     failed = conduct(tmp_path, lambda files, bindings: None)
     assert len(failed) == 8
-    assert "without writing" in (tmp_path / "runs" / failed[0] / "error.txt").read_text()
+    assert "isn't there or of a step" in (tmp_path / "runs" / failed[0] / "error.txt").read_text()
 
 
 def test_an_interrupt_stops_the_study(tmp_path):
@@ -169,7 +173,7 @@ def test_a_run_that_was_told_to_stop_ends_the_study(tmp_path, capsys):
     run = FakeRun({names[1]: interruption.Terminated()})
     with pytest.raises(SystemExit) as left:
         conduct(tmp_path, run)
-    assert left.value.code == interruption.EXIT_CODE
+    assert left.value.code == exit_codes.TOLD_TO_STOP
     assert run.names == names[:2]
     assert not list(tmp_path.glob("runs/*/error.txt"))
     assert "told to stop" in capsys.readouterr().out

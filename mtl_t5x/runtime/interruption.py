@@ -8,15 +8,14 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-# The exit code of a run that was told to stop and saved: start it again and it goes on.
-EXIT_CODE = 42
+from mtl_t5x.runtime import exit_codes
 
 
 class Terminated(SystemExit):
     """The run was told to stop; its state is saved."""
 
     def __init__(self) -> None:
-        super().__init__(EXIT_CODE)
+        super().__init__(exit_codes.TOLD_TO_STOP)
 
 
 class Watch:

@@ -18,8 +18,8 @@ from collections.abc import Iterator
 
 import jax
 
-# The exit code of a process that a stage hung in.
-EXIT_CODE = 43
+from mtl_t5x.runtime import exit_codes
+
 # A hang that holds the interpreter's lock is left to faulthandler, so many seconds later, with code
 # 1 and the stacks alone: its thread needs no lock.
 GRACE = 5
@@ -99,10 +99,10 @@ def _leave(stage: _Stage) -> None:
     print(
         f"\nprocess {jax.process_index()} of {jax.process_count()} hangs: stage {stage.name!r} has "
         f"taken more than {stage.seconds:g} s (watchdog.Limits.{stage.name}). It leaves with code "
-        f"{EXIT_CODE}; started again, the run goes on from its last checkpoint. The stacks of all "
-        "threads:",
+        f"{exit_codes.HANGS}; started again, the run goes on from its last checkpoint. The stacks "
+        "of all threads:",
         file=sys.__stderr__,
         flush=True,
     )
     faulthandler.dump_traceback(sys.__stderr__)
-    os._exit(EXIT_CODE)
+    os._exit(exit_codes.HANGS)

@@ -14,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from mtl_t5x.runtime import interruption
+from mtl_t5x.runtime import exit_codes
 from mtl_t5x.storage import checkpoints
 from tests.faults import kill_and_resume as faults
 from tests.storage import checkpoints_test
@@ -144,7 +144,7 @@ def test_sigterm_to_one_stops_both_after_the_same_step(together, tmp_path):
     processes = start_two(tmp_path)
     assert faults.wait_for_steps(processes[0], tmp_path, 4), output(tmp_path, 0)[-3000:]
     processes[1].terminate()
-    assert [process.wait(60) for process in processes] == [interruption.EXIT_CODE] * 2
+    assert [process.wait(60) for process in processes] == [exit_codes.TOLD_TO_STOP] * 2
     saved = faults.newest_checkpoint(tmp_path)
     assert all(f"told to stop: saved after step {saved}" in output(tmp_path, i) for i in BOTH)
     run_two(tmp_path)

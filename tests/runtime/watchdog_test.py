@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mtl_t5x.runtime import watchdog
+from mtl_t5x.runtime import exit_codes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ALONE = """
@@ -83,7 +83,7 @@ def run(code: str, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def assert_found(ended: subprocess.CompletedProcess, stage: str) -> None:
-    assert ended.returncode == watchdog.EXIT_CODE, ended.stderr
+    assert ended.returncode == exit_codes.HANGS, ended.stderr
     assert f"process 0 of 1 hangs: stage '{stage}'" in ended.stderr
     message, _, stacks = ended.stderr.partition("The stacks of all threads:")
     assert f"watchdog.Limits.{stage}" in message and "in this_hangs" in stacks

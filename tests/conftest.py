@@ -15,6 +15,15 @@ CHECKED = sorted(
     if "from jaxtyping import" in path.read_text()
 )
 
+# Most of the suite's time is compilation: tests and the processes that they start share programs.
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
+for name, value in CACHE.items():
+    os.environ.setdefault(name, value)
+
 install_import_hook(CHECKED, "beartype.beartype")
 
 

@@ -145,12 +145,12 @@ def predictions(
     """
     dataset = dataset.shard(jax.process_count(), jax.process_index())
     indices, predicted = [], []
-    for numbers, batch in dataset.batch(batch_size).as_numpy_iterator():
+    for index, batch in dataset.batch(batch_size).as_numpy_iterator():
         inputs = batch["encoder_input_tokens"]
         rows = len(inputs)
         # The last batch is filled up, so that one compiled program takes every batch.
         inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
-        indices.extend(numbers.tolist())
+        indices.extend(index.tolist())
         predicted.extend(np.asarray(predict(place(inputs)))[:rows])
     # Arrays of one shape: the longest share and prediction, the rows that lack numbered -1.
     size = (len(predicted), max(map(len, predicted), default=0))

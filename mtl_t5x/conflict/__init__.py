@@ -1,4 +1,4 @@
-"""From the Gram matrix of the task gradients to numbers: arrays in, arrays out.
+"""From the Gram matrix of the task gradients to metrics: arrays in, arrays out.
 
 Imports no other wing.
 """

@@ -4,7 +4,7 @@ Noise in a batch lengthens its gradient, so the norms of small batches are too l
 cosines too close to 0. Inner products of *independent* batches have no such bias. With the examples
 of each task in two halves, whose gradients a and b add up to the task's, E<g_i, g_j> = <G_i, G_j>
 for i != j and E 4<a_k, b_k> = ||G_k||^2 (`metrics.unbiased`). Averages of these over steps have
-the large batch's values, and the numbers made of the averages approach the large batch's.
+the large batch's values, and the metrics made of the averages approach the large batch's.
 
 A number that is no linear function of the averages still has a bias of order 1/steps. The jackknife
 over the steps removes it and gives the standard error: with f the number from all T steps and f_t

@@ -1,4 +1,4 @@
-"""From inputs to answers: greedy and beam search with a cache of keys and values."""
+"""From inputs to predictions: greedy and beam search with a cache of keys and values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Advance = Callable[[Any, Array, Array], tuple[Array, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """How answers are searched for: greedily, or with several beams.
+    """How predictions are searched for: greedily, or with several beams.
 
     `restrict`: only the answers of the task's label set can come out, where it has one (its
     postprocessor says so by an attribute `answers`).
@@ -43,7 +43,7 @@ def decode(
     max_length: int,
     search: Search,
 ) -> Int[Array, "batch max_length"]:
-    """Token ids of the answers, by the search asked for."""
+    """Token ids of the predictions, by the search asked for."""
     arrays = jax.tree.map(jnp.asarray, (inputs, answers))
     if search.beams == 1:
         return greedy(params, *arrays, model=model, max_length=max_length)

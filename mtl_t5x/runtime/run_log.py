@@ -178,10 +178,10 @@ def flatten(
     }
     scalars |= _by_task("loss", metrics["loss"], names)
     matrices = {}
-    for group, numbers in metrics["conflict"].items():
-        scalars |= _by_task(f"grad_norm/{group}", numbers["norms"], names)
-        matrices[f"conflict/{group}/cosine"] = np.asarray(numbers["cosine"]).tolist()
-        for name, value in numbers.items():
+    for group, of_group in metrics["conflict"].items():
+        scalars |= _by_task(f"grad_norm/{group}", of_group["norms"], names)
+        matrices[f"conflict/{group}/cosine"] = np.asarray(of_group["cosine"]).tolist()
+        for name, value in of_group.items():
             if name not in ("norms", "cosine", "halves"):
                 scalars[f"conflict/{group}/{name}"] = float(value)
     return scalars, matrices

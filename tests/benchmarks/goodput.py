@@ -88,7 +88,7 @@ def run(size: str, way: str, tasks: int, batch: int, steps: int, period: int) ->
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(step, "train_step", clock.train_step),
-        mock.patch.object(data, "train_batches", clock.train_batches),
+        mock.patch.object(batching, "train_batches", clock.train_batches),
         mock.patch.object(checkpoints, "save", clock.save),
         mock.patch.object(checkpoints, "finish", clock.timed("wait", checkpoints.finish)),
         mock.patch.object(evaluate, "evaluate", lambda *args, **kwargs: {}),

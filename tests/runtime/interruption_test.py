@@ -39,7 +39,7 @@ def test_sigterm_saves_and_exits_with_its_own_code(tmp_path):
 
 @pytest.mark.slow
 def test_killed_runs_end_as_undisturbed_ones(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--kills=3", f"--folder={tmp_path}"]
+    command = [sys.executable, faults.__file__, "--kills=3", f"--folder={tmp_path}"]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     last = json.loads(ended.stdout.splitlines()[-1])

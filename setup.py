@@ -10,33 +10,38 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["mtl_t5x", "mtl_t5x.*"]),
     package_data={"mtl_t5x.tasks.mini": ["*.model"]},
+    # The lowest versions that the tests were run with, all together; beside some, what broke below.
     install_requires=[
-        "absl-py",
-        "clu",
+        "absl-py>=1.4",
+        "clu>=0.0.12",  # 0.0.11 describes parameters without their shardings: KeyError
+        "etils[epath]>=1.13",  # before, is_file() is true of what isn't there
         "flax>=0.12",
-        "gin-config",
-        "importlib_resources",  # tensorflow-datasets imports it and doesn't ask for it
+        "gin-config>=0.5",
+        "importlib_resources>=5.0",  # tensorflow-datasets imports it and doesn't ask for it
         # jaxlib 0.10.2 computes wrong numbers on CPU: a reduce fused with a batched product whose
         # right side is broadcast (tests/gradients/probes_test.py holds the reproducer).
         "jax>=0.10,!=0.10.2",
         "jaxlib>=0.10,!=0.10.2",
-        "jaxtyping",
-        "matplotlib",
-        "ml-collections",
-        "numpy",
-        "optax",
-        "orbax-checkpoint",
-        "rouge-score",
-        "sacrebleu",
-        "scikit-learn",
-        "scipy",
-        "sentencepiece>=0.2.3",
-        "seqio",
-        "tensorboard",
-        "tensorflow",
-        "tensorflow-datasets",
-        "tensorflow-text",
-        "tqdm",
+        "jaxtyping>=0.2.34",
+        "matplotlib>=3.9",  # 3.7 can't be imported beside NumPy 2
+        "ml-collections>=0.1.1",
+        "numpy>=2.0",  # as JAX asks
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.26",  # before, use_compression isn't known
+        # sentencepiece's generated code refuses an older one, and sentencepiece doesn't ask for it.
+        "protobuf>=7.36.1",
+        "rouge-score>=0.1.2",
+        "sacrebleu>=2.4",
+        "scikit-learn>=1.5",  # 1.3 can't be imported beside NumPy 2
+        "scipy>=1.14",  # as JAX asks
+        "sentencepiece>=0.2.3",  # 0.2.2 makes another file of the embedded vocabulary
+        "seqio>=0.0.20",  # 0.0.19 asks for protobuf 3.20 and a second tensorflow-datasets
+        "tensorboard>=2.20",
+        "tensorflow>=2.20",  # 2.19 asks for a protobuf below 6
+        "tensorflow-datasets>=4.9.6",  # 4.9.4 breaks on importlib_resources 5.0
+        "tensorflow-text>=2.20",
+        "tensorstore>=0.1.74",
+        "tqdm>=4.60",
     ],
     extras_require={
         # Orbax asks Google's client what kind of bucket a gs:// folder is in.

@@ -218,7 +218,7 @@ def _loop(
             compiled.add(groups)
             done = current + 1
             checkpoints.check(run.manager)
-            stopped = watch.requested(done) and done < run.train_steps
+            stopped = watch.requested(done)
             if _due(done, run.saving.period) or done == run.train_steps or stopped:
                 run.save(state, wait=stopped or not run.saving.asynchronous)
             if stopped:

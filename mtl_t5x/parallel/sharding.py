@@ -232,7 +232,7 @@ def layout(
     return Layout(jax.sharding.Mesh(grid, tuple(shape)), specs)
 
 
-def device_grid(shape: tuple[int, int, int], devices: Sequence[jax.Device]) -> np.ndarray:
+def device_grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
     """The devices as `[task, data, model]`, neighbours in the grid where they are neighbours in the
     hardware.
 

@@ -193,7 +193,7 @@ def a_state():
     ],
 )
 def test_layout(monkeypatch, mesh, alike, shape, specs):
-    devices = np.array([jax.devices()[0]] * 8)
+    devices = [jax.devices()[0]] * 8
     monkeypatch.setattr(jax.sharding, "Mesh", lambda grid, names: (grid.shape, names))
     layout = sharding.layout(
         mesh, a_state(), num_tasks=6, batch_size=4, runs_on_task_subset=alike, devices=devices

@@ -192,7 +192,7 @@ def layout(
     num_tasks: int,
     batch_size: int,
     runs_on_task_subset: bool,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     setting: str = "BATCH_SIZE",
 ) -> Layout:
     """The layout of a state on a mesh.

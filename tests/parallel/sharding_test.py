@@ -126,6 +126,19 @@ def test_a_checkpoint_of_eight_restores_on_fewer(narrow, devices):
     assert facts(narrow)["restored"][devices]
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What `mesh_utils` looks at of a TPU."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int = 0
+    core_on_chip: int = 0
+    process_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v4"
+
+
 # The mesh
 
 
@@ -192,13 +205,16 @@ def a_state():
         ),
     ],
 )
-def test_layout(monkeypatch, mesh, alike, shape, specs):
-    devices = [jax.devices()[0]] * 8
-    monkeypatch.setattr(jax.sharding, "Mesh", lambda grid, names: (grid.shape, names))
+def test_layout(mesh, alike, shape, specs):
+    chips = [Chip(i, (i % 4, i // 4, 0)) for i in range(8)]
     layout = sharding.layout(
-        mesh, a_state(), num_tasks=6, batch_size=4, runs_on_task_subset=alike, devices=devices
+        mesh, a_state(), num_tasks=6, batch_size=4, runs_on_task_subset=alike, devices=chips
     )
-    assert layout.mesh == (shape, ("task", "data", "model"))
+    assert layout.mesh.devices.shape == shape and layout.mesh.axis_names == (
+        "task",
+        "data",
+        "model",
+    )
     assert layout.specs == tuple(PartitionSpec(*spec) for spec in specs)
 
 
@@ -212,19 +228,6 @@ def test_a_batch_that_can_not_be_spread():
 
 
 # Devices in their physical order
-
-
-@dataclasses.dataclass(frozen=True)
-class Chip:
-    """What `mesh_utils` looks at of a TPU."""
-
-    id: int
-    coords: tuple[int, int, int]
-    slice_index: int = 0
-    core_on_chip: int = 0
-    process_index: int = 0
-    platform: str = "tpu"
-    device_kind: str = "TPU v4"
 
 
 def hops(a: Chip, b: Chip, sides: tuple[int, int]) -> int:

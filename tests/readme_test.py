@@ -97,7 +97,7 @@ def test_command(command, folder):
 
 def test_prompts_of_ones_own(folder):
     code = (
-        "import my_prompts, seqio; from mtl_t5x.tasks import glue; glue.register();"
+        "import my_prompts, seqio; from mtl_t5x.tasks.glue import glue; glue.register();"
         "task = seqio.get_mixture_or_task('glue_cola.short.yes_no');"
         "example = next(task.get_dataset(None, 'test', shuffle=False).as_numpy_iterator());"
         "print(example['inputs_pretokenized'].decode(), example['targets_pretokenized'].decode())"

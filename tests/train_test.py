@@ -90,6 +90,7 @@ def test_results(folder):
     assert results["test"]["rte"]["targets_cut"] == 0
 
 
+@pytest.mark.slow
 def test_the_measured_step_changes_nothing_but_rounding(folder, tmp_path):
     main.run([EXAMPLE], bindings(tmp_path, CONFLICT_PERIOD=0))
     for a, b in zip(
@@ -181,11 +182,11 @@ def a_copy(folder: pathlib.Path, target: pathlib.Path, *checkpoints: str) -> Non
 
 def test_eval_mode_leaves_an_unfinished_run_unfinished(folder, tmp_path):
     a_copy(folder, tmp_path, "checkpoint_6")
-    settings = bindings(tmp_path, LOG_PERIOD=0)
+    settings = bindings(tmp_path, LOG_PERIOD=0, MIXTURE_OR_TASK_NAME=TASKS[:1])
     main.run([EXAMPLE], settings, run_mode="eval")
     assert not (tmp_path / "results.json").exists()
     results = json.loads((tmp_path / "results_6.json").read_text())
-    assert results["step"] == 6 and set(results["test"]) == {"cola", "rte", "stsb"}
+    assert results["step"] == 6 and set(results["test"]) == {"cola"}
     main.run([EXAMPLE], settings)
     assert json.loads((tmp_path / "results.json").read_text())["step"] == 12
     assert [line["step"] for line in lines(tmp_path)] == [10], "no other step is measured"
@@ -196,13 +197,15 @@ def dev_lines(folder: pathlib.Path, task: str) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_evaluations_that_a_kill_cost_are_made_up(folder, tmp_path, monkeypatch, caplog):
     """Killed while a task of step 8 was evaluated; step 4 has a checkpoint, step 2 has none."""
 
     class KilledError(Exception):
         pass
 
-    settings = bindings(tmp_path, EVAL_PERIOD=8, CHECKPOINT_PERIOD=4)
+    two = {"MIXTURE_OR_TASK_NAME": TASKS[:2], "CHECKPOINT_PERIOD": 4}
+    settings = bindings(tmp_path, EVAL_PERIOD=8, **two)
     call = seqio.Evaluator.evaluate
 
     def killed(self, *args, **kwargs):
@@ -219,10 +222,10 @@ def test_evaluations_that_a_kill_cost_are_made_up(folder, tmp_path, monkeypatch,
         main.run([EXAMPLE], settings)
     assert (tmp_path / "checkpoint_8").exists()
     monkeypatch.setattr(seqio.Evaluator, "evaluate", call)
-    again = bindings(tmp_path, EVAL_PERIOD=2, CHECKPOINT_PERIOD=4)
+    again = bindings(tmp_path, EVAL_PERIOD=2, **two)
     with caplog.at_level("WARNING", logger="mtl_t5x"):
         main.run([EXAMPLE], again)
-    for task in TASKS:
+    for task in TASKS[:2]:
         assert sorted(line["step"] for line in dev_lines(tmp_path, task)) == [4, 8, 10, 12]
         rows = (tmp_path / f"inference_eval/validation/{task}-000008.jsonl").read_text()
         assert rows.count("\n") == 100
@@ -234,11 +237,12 @@ def test_fewer_steps_than_the_checkpoint_has(folder, tmp_path, caplog):
     """What is evaluated is that checkpoint, under its own step."""
     a_copy(folder, tmp_path, "checkpoint_12")
     with caplog.at_level("WARNING", logger="mtl_t5x"):
-        main.run([EXAMPLE], bindings(tmp_path, TRAIN_STEPS=3))
+        main.run([EXAMPLE], bindings(tmp_path, TRAIN_STEPS=3, MIXTURE_OR_TASK_NAME=TASKS[:1]))
     assert "at step 12, beyond TRAIN_STEPS = 3" in caplog.text
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["step"] == 12
-    assert results["test"] == json.loads((folder / "results.json").read_text())["test"]
+    whole = json.loads((folder / "results.json").read_text())
+    assert results["test"]["cola"] == whole["test"]["cola"]
     steps = {path.name.split("-")[1] for path in (tmp_path / "inference_eval").glob("*-0*.jsonl")}
     assert steps == {"000012.jsonl"}
 
@@ -255,6 +259,7 @@ def test_a_split_without_examples_is_told_before_training(tmp_path, monkeypatch)
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_initial_checkpoint(folder, tmp_path):
     start = str(folder / "checkpoint_12")
     main.run(
@@ -264,6 +269,7 @@ def test_initial_checkpoint(folder, tmp_path):
     assert lines(tmp_path)[0]["loss"] < 0.8 * lines(folder)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_cut_targets_are_in_the_log_and_the_results(tmp_path, caplog):
     with caplog.at_level("WARNING", logger="mtl_t5x"):
         logging_propagates = bindings(

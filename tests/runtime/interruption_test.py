@@ -20,6 +20,7 @@ def test_a_signal_is_kept_until_it_is_asked_for():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_exits_with_its_own_code(tmp_path):
     """Between two periodic saves; started again the run goes on from there and ends."""
     steps = 16

@@ -314,7 +314,7 @@ def evaluate_run(
     with limits.stage("start"):
         check(experiment, evaluation)
     with limits.stage("restore"):
-        layout = experiment.layout()
+        layout = experiment.layout(0)  # no step is taken: BATCH_SIZE needn't fit these devices
         shapes = experiment.state_shapes(layout).params
         params, done = checkpoints.restore_params(model_dir, shapes)
     results = {"step": done, "tasks": list(experiment.names)}

@@ -28,7 +28,7 @@ install_import_hook(CHECKED, "beartype.beartype")
 
 
 # A file is tested by one process: those that take longest begin first, so that none is left last.
-LONGEST = ("readme_test.py", "train_test.py", "sharding_test.py", "measure_test.py")
+LONGEST = ("readme_test.py", "train_test.py", "processes_test.py", "examples_test.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

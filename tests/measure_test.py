@@ -176,6 +176,7 @@ def test_parameters_that_no_probe_reaches(params):
         one_pass.gradient_and_grams(loss_fn, {"w": jnp.ones(3)}, 2, {"all": ".*"})
 
 
+@pytest.mark.slow
 def test_command_on_a_runs_folder(tmp_path, capsys):
     """Training measures at a fixed point and runs unbiased metrics; afterwards its checkpoint."""
     bindings = [

@@ -15,13 +15,18 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 # What is appended to a command, by how it starts, so that it ends soon.
 FEW_STEPS = ["--gin.TRAIN_STEPS=3", "--gin.step.adamw.warmup_steps=1", "--gin.CONFLICT_PERIOD=2"]
+# Most of a short run's time is SeqIO's, for each task it evaluates; examples_test takes all.
+TWO_TASKS = "--gin.MIXTURE_OR_TASK_NAME=['glue_cola.default.semantic','glue_rte.default.semantic']"
 SMALL_STUDY = ["--config.tasks=('cola','rte')", "--config.seeds=(0,)", "--config.train_steps=60"]
 SHORTER = {
     "bash launch/local_cpu.sh": [*SMALL_STUDY, "--workdir={tmp}/local_cpu"],
     "bash launch/test.sh": ["--collect-only", "-q", "tests/conflict/metrics_test.py"],
-    "python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin": FEW_STEPS,
+    "python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin": [
+        *FEW_STEPS,
+        TWO_TASKS,
+    ],
     "python -m mtl_t5x.main --gin_file=my_run.gin": FEW_STEPS,
-    "python -m mtl_t5x.measure": ["--gin.measure.Settings.examples=64"],
+    "python -m mtl_t5x.measure": ["--gin.measure.Settings.examples=64", TWO_TASKS],
     "python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin "
     '--gin.MODEL_DIR=\\"/tmp/dry\\" --dry_run': [],
     "bash launch/gpu.sh --dry-run": [],

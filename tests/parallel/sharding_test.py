@@ -63,6 +63,7 @@ def assert_equals_one_device(folder: pathlib.Path, kind: str, name: str) -> None
 
 
 @pytest.mark.parametrize("kind, name", pairs(eight_devices.RUNS))
+@pytest.mark.slow
 def test_every_mesh_computes_the_same(narrow, kind, name):
     assert_equals_one_device(narrow, kind, name)
 
@@ -73,6 +74,7 @@ def test_every_mesh_computes_the_same_for_every_architecture(wide, kind, name):
     assert_equals_one_device(wide, kind, name)
 
 
+@pytest.mark.slow
 def test_parameters_and_optimizer_state_are_split(narrow):
     shards = facts(narrow)["shards"]
     assert shards["text/data 8"] == [1, 1]
@@ -81,10 +83,12 @@ def test_parameters_and_optimizer_state_are_split(narrow):
     assert max(shards["text/data 4 x model 2"]) < 0.51
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_twice(narrow):
     assert set(facts(narrow)["compilations"].values()) == {1}
 
 
+@pytest.mark.slow
 def test_measuring_sends_what_a_plain_step_sends(narrow):
     sent = facts(narrow)["traffic"]
     plain, measuring = (sum(sent[name].values()) for name in ("plain", "measuring"))
@@ -122,6 +126,7 @@ def test_a_fixed_point_is_measured_alike(wide, mesh, kind):
 
 
 @pytest.mark.parametrize("devices", ["4", "2 x 2", "2", "1"])
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_restores_on_fewer(narrow, devices):
     assert facts(narrow)["restored"][devices]
 
@@ -264,6 +269,7 @@ def test_a_weight_is_not_split_over_slices():
 # Predicting
 
 
+@pytest.mark.slow
 def test_every_device_decodes_its_share(narrow):
     decoded = facts(narrow)["decoded"]
     assert decoded["equal"]

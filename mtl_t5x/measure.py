@@ -167,6 +167,7 @@ def measure_tasks(
     layout: sharding.Layout | None = None,
 ) -> dict[str, Any]:
     """`measure_batches` on examples of the train splits, as `seed` and `at_step` draw them."""
+    sharding.check_spread(layout, settings.microbatch_size, "measure.Settings.microbatch_size")
     batches, counts = batching.draw(
         experiment.trained,
         experiment.task_feature_lengths,

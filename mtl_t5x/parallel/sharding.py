@@ -154,12 +154,21 @@ def _bounds(index: tuple[slice, ...], size: tuple[int, ...]) -> list[tuple[int, 
     return [axis.indices(length)[:2] for axis, length in zip(index, size, strict=True)]
 
 
+def check_spread(layout: Layout | None, batch_size: int, setting: str) -> None:
+    """Raises ValueError where so many examples of a task, the user's `setting`, can't be spread."""
+    devices = 1 if layout is None else layout.mesh.shape[DATA]
+    if batch_size % devices:
+        raise ValueError(
+            f"{setting} = {batch_size} examples of a task can't be spread over the {devices} "
+            f"devices that share it: set it to a multiple of {devices}"
+        )
+
+
 def placed_batches(
     read: Callable[..., Iterator[Mapping[str, np.ndarray]]],
     layout: Layout | None,
     num_tasks: int,
     batch_size: int,
-    setting: str = "BATCH_SIZE",
 ) -> Iterator[dict[str, Array]]:
     """Batches `[task, batch, …]` on the devices; each process reads its share of the examples.
 
@@ -168,19 +177,13 @@ def placed_batches(
       layout: of the devices; None: one.
       num_tasks: K.
       batch_size: examples per task.
-      setting: what the user calls `batch_size`.
 
     Raises:
       ValueError: examples that can't be spread over the devices.
     """
     if layout is None:
         return map(functools.partial(jax.tree.map, jnp.asarray), read())
-    devices = layout.mesh.shape[DATA]
-    if batch_size % devices:
-        raise ValueError(
-            f"{batch_size} examples of a task can't be spread over the {devices} devices that "
-            f"share it: set {setting} to a multiple of {devices}"
-        )
+    check_spread(layout, batch_size, "BATCH_SIZE")
     place = functools.partial(layout.place, num_tasks=num_tasks, batch_size=batch_size)
     return map(place, read(share=layout.share(num_tasks, batch_size)))
 

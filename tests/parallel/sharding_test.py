@@ -3,6 +3,7 @@
 What needs several devices runs in a process of its own (`eight_devices.py`), once for all tests.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -223,13 +224,27 @@ def test_layout(mesh, alike, shape, specs):
     assert layout.specs == tuple(PartitionSpec(*spec) for spec in specs)
 
 
-def test_a_batch_that_can_not_be_spread():
+@pytest.mark.parametrize("setting", ["BATCH_SIZE", "measure.Settings.microbatch_size"])
+def test_a_batch_that_can_not_be_spread(setting):
+    """Told by the setting that the user has to change."""
     devices = [jax.devices()[0]] * 8
-    with pytest.raises(ValueError, match="BATCH_SIZE = 6.*Set BATCH_SIZE to a multiple of 4"):
+    with pytest.raises(ValueError, match=f"{setting} = 6.*Set {setting} to a multiple of 4"):
         sharding.layout(
             sharding.Mesh(), a_state(), num_tasks=6, batch_size=6, runs_on_task_subset=True,
-            devices=devices,
+            devices=devices, setting=setting,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("size, good", [(8, True), (6, False)])
+def test_a_fixed_points_examples_that_can_not_be_spread(size, good):
+    chips = [Chip(i, (i % 4, i // 4, 0)) for i in range(8)]
+    layout = sharding.layout(
+        sharding.Mesh(), a_state(), num_tasks=6, batch_size=4, runs_on_task_subset=True,
+        devices=chips,
+    )  # fmt: skip
+    message = "microbatch_size = 6 .* over the 4 devices"
+    with contextlib.nullcontext() if good else pytest.raises(ValueError, match=message):
+        sharding.check_spread(layout, size, "measure.Settings.microbatch_size")
 
 
 # Devices in their physical order

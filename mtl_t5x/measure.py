@@ -184,15 +184,9 @@ def measure_tasks(
             for batch in batches
         ]
     result = measure_batches(
-        params,
-        batches,
-        counts,
-        model=experiment.model,
-        tasks=experiment.names,
-        settings=settings,
-        scale=scale,
-        layout=layout,
-    )
+        params, batches, counts, model=experiment.model, tasks=experiment.names,
+        settings=settings, scale=scale, layout=layout,
+    )  # fmt: skip
     return {"step": at_step, **result}
 
 

@@ -235,7 +235,9 @@ def _score(
 ) -> dict[str, float]:
     """The task's own metrics, by SeqIO, which also writes them and the predictions."""
     if loggers:
-        _forget(epath.Path(loggers["log_dir"]) / f"{task.name}-metrics.jsonl", step)
+        # What an earlier evaluation of the step has left, whole or cut off, goes.
+        earlier = epath.Path(loggers["log_dir"]) / f"{task.name}-metrics.jsonl"
+        files.keep_steps(earlier, lambda at_step: at_step != step)
     evaluator = seqio.Evaluator(
         task.name,
         features.model_features(),
@@ -252,13 +254,6 @@ def _score(
 def _folder(model_dir: str, split: str) -> epath.Path:
     folder = epath.Path(model_dir) / PREDICTIONS
     return folder if split == "test" else folder / split
-
-
-def _forget(path: epath.Path, step: int) -> None:
-    """Drops what an earlier evaluation of the step has left, whole or cut off."""
-    if path.exists():
-        kept = [line for line in files.read_steps(path)[0] if line["step"] != step]
-        files.write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in kept))
 
 
 def not_evaluated(

@@ -202,11 +202,7 @@ def _finite(value: Any) -> Any:
 
 def drop_lines_from(path: epath.Path, step: int) -> list[dict[str, Any]]:
     """Keeps the lines before `step`, and returns them; one that a crash cut off is dropped too."""
-    if not path.exists():
-        return []
-    kept = [line for line in files.read_steps(path)[0] if line["step"] < step]
-    files.write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in kept))
-    return kept
+    return files.keep_steps(path, lambda at_step: at_step < step)
 
 
 class Lines:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
@@ -41,3 +42,15 @@ def read_steps(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
         except (ValueError, KeyError, TypeError):
             broken.append(number)
     return lines, broken
+
+
+def keep_steps(path: epath.Path, keep: Callable[[int], bool]) -> list[dict[str, Any]]:
+    """Rewrites such a file with the lines whose step is to be kept, and returns these.
+
+    A line that is cut off goes; a file that isn't there stays away.
+    """
+    if not path.exists():
+        return []
+    kept = [line for line in read_steps(path)[0] if keep(line["step"])]
+    write_atomically(path, "".join(f"{json.dumps(line)}\n" for line in kept))
+    return kept

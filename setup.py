@@ -47,6 +47,8 @@ setup(
         # Orbax asks Google's client what kind of bucket a gs:// folder is in.
         "gcs": ["google-cloud-storage"],
         "test": ["beartype", "google-cloud-storage", "pytest", "pytest-xdist", "ruff"],
+        # The TPU's compiler, for --dry_run --topology: the version that jax's extra "tpu" names.
+        "tpu_compiler": ["libtpu==0.0.41.*"],
         "reference": ["safetensors", "torch==2.13.0", "torchjd", "transformers"],
     },
 )

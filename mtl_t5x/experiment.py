@@ -70,13 +70,17 @@ class Experiment:
         return features.empty_batch(self.names, self.task_feature_lengths)
 
     def layout(
-        self, batch_size: int | None = None, setting: str = "BATCH_SIZE"
+        self,
+        batch_size: int | None = None,
+        setting: str = "BATCH_SIZE",
+        devices: Sequence[jax.Device] | None = None,
     ) -> sharding.Layout | None:
         """Where the state lives on the mesh; None: on one device there is nothing to lay out.
 
         Args:
           batch_size: examples per task that are computed at once, if not those of a step.
           setting: what the user calls `batch_size`.
+          devices: that the mesh is laid over; None: all there are.
 
         Raises:
           ValueError: a mesh that doesn't fit the devices or so many examples per task.
@@ -87,6 +91,7 @@ class Experiment:
             self.batch_size if batch_size is None else batch_size,
             model=self.model,
             optimizer=self.optimizer,
+            devices=devices,
             setting=setting,
         )
 

@@ -47,6 +47,13 @@ _DRY_RUN = flags.DEFINE_bool(
     "Compiles the step for the mesh, without data, and prints what it takes of memory, FLOPs, "
     "traffic and time; the same as --run_mode=dry_run.",
 )
+_TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "With --dry_run: compiles for these TPU devices, that needn't be there, as v5e:2x4.",
+)
+_NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "How many slices of --topology.")
+_DRY_RUN_JSON = flags.DEFINE_string("dry_run_json", None, "A file for --dry_run's numbers.")
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -65,8 +72,11 @@ def run(
     gin_bindings: Sequence[str],
     run_mode: str = "train",
     gin_search_paths: Sequence[str] = (".",),
+    **arguments: Any,
 ) -> None:
     """Configures gin afresh and carries out one run; runs may follow each other in a process.
+
+    `arguments` go to what the mode calls.
 
     Raises:
       ValueError: among others, a macro that has no value; the message says which binding to add.
@@ -75,22 +85,25 @@ def run(
     gin.clear_config(clear_constants=True)
     for path in (*gin_search_paths, ROOT):
         gin.add_config_file_search_path(path)
-    if run_mode == "dry_run":  # writes nothing
-        gin_bindings = ['MODEL_DIR=""', *gin_bindings]
+    if run_mode == "dry_run":  # writes nothing and reads no data: its shapes are those of any
+        gin_bindings = [*_FOR_A_DRY_RUN, *gin_bindings]
     try:
         gin.parse_config_files_and_bindings(list(gin_files), list(gin_bindings))
         if run_mode == "dry_run":
-            gin.get_configurable(RUN_MODES[run_mode])()
+            gin.get_configurable(RUN_MODES[run_mode])(**arguments)
             return
         model_dir = _macro("MODEL_DIR")
         epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
         config = "config.gin" if run_mode == "train" else f"config-{run_mode}.gin"
         with _config_in(epath.Path(model_dir) / config):
-            gin.get_configurable(RUN_MODES[run_mode])()
+            gin.get_configurable(RUN_MODES[run_mode])(**arguments)
     except (TypeError, ValueError) as error:
         if name := _unset_macro(error):
             raise ValueError(_UNSET.format(name=name)) from error
         raise
+
+
+_FOR_A_DRY_RUN = ('MODEL_DIR=""', 'DATA="mini"', 'VOCABULARY_PATH="mini"')
 
 
 def _configure_logging() -> None:
@@ -178,9 +191,18 @@ def _main(argv: Sequence[str]) -> None:
         seqio.set_tfds_data_dir_override(_TFDS_DATA_DIR.value)
     seqio.add_global_cache_dirs(_SEQIO_CACHE_DIRS.value)
     run_mode = "dry_run" if _DRY_RUN.value else _RUN_MODE.value
+    if run_mode != "dry_run" and (_TOPOLOGY.value or _DRY_RUN_JSON.value):
+        raise app.UsageError("--topology and --dry_run_json are for --dry_run")
     try:
         distributed.start(_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        run(_GIN_FILE.value, _GIN_BINDINGS.value, run_mode, _GIN_SEARCH_PATHS.value)
+        arguments = {}
+        if run_mode == "dry_run":
+            arguments = {
+                "topology_name": _TOPOLOGY.value,
+                "num_slices": _NUM_SLICES.value,
+                "json_file": _DRY_RUN_JSON.value,
+            }
+        run(_GIN_FILE.value, _GIN_BINDINGS.value, run_mode, _GIN_SEARCH_PATHS.value, **arguments)
     except (ValueError, OSError, FloatingPointError) as error:
         traceback.print_exc()
         sys.exit(f"\nmtl_t5x.main stopped: {(str(error) or repr(error)).splitlines()[0]}")

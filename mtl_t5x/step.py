@@ -188,9 +188,7 @@ def train_step(
         microbatches=microbatches,
         halves=halves,
     )
-    new_state = state.apply_gradients(grads=grads)
-    if layout is not None:
-        new_state = layout.constrain(new_state)
+    new_state = _update(state, grads, layout)
     hyperparams = optax.tree.get(new_state.opt_state, "hyperparams", default={})
     metrics = {
         "loss": losses,
@@ -203,6 +201,20 @@ def train_step(
     if layout is not None:  # every process reads them
         metrics = jax.lax.with_sharding_constraint(metrics, layout.everywhere)
     return new_state, metrics
+
+
+def _update(
+    state: TrainState, grads: one_pass.Params, layout: sharding.Layout | None
+) -> TrainState:
+    """The state after the optimizer's step; over several devices each updates what it holds the
+    optimizer's state of, and parameters that are whole elsewhere are gathered afterwards."""
+    if layout is None:
+        return state.apply_gradients(grads=grads)
+    new_state = state.replace(params=layout.constrain_update(state.params)).apply_gradients(
+        grads=layout.constrain_update(grads)
+    )
+    new_state = new_state.replace(params=layout.constrain_update(new_state.params))
+    return layout.constrain(new_state)
 
 
 def _conflict(gram: Float[Array, "row row"], halves: bool) -> dict[str, Array]:
@@ -270,5 +282,5 @@ def _gradients(
         return losses, grads, accumulation.grams(per_task, selected)
     return over_mesh.gradient_and_grams(
         loss_fn, weigh, state.params, batch, key, layout=layout,
-        param_specs=layout.spec_tree(state).params, groups=groups, microbatches=microbatches,
+        groups=groups, microbatches=microbatches,
     )  # fmt: skip

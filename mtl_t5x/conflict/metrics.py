@@ -25,11 +25,12 @@ def gram_matrix(
     gradients: Float[Array | np.ndarray, "task *shape"],
 ) -> Float[Array | np.ndarray, "task task"]:
     """G_ij = <g_i, g_j> of per-task gradients; the Gram matrices of parts of these add up."""
-    flat = gradients.reshape(gradients.shape[0], -1)
-    if isinstance(flat, np.ndarray):
-        return flat @ flat.T
-    # On accelerators float32 products default to fewer bits; cosines near 0 need them all.
-    return jnp.matmul(flat, flat.T, precision=jax.lax.Precision.HIGHEST)
+    axes = tuple(range(1, gradients.ndim))
+    if isinstance(gradients, np.ndarray):
+        return np.tensordot(gradients, gradients, (axes, axes))
+    # In their shape: a TPU would lay flat ones out anew. On accelerators float32 products default
+    # to 8 bits a factor; HIGH takes 16, which leaves a cosine exact to about 2^-17.
+    return jnp.tensordot(gradients, gradients, (axes, axes), precision=jax.lax.Precision.HIGH)
 
 
 def squared_norms(gram: Gram) -> PerTask:

@@ -3,15 +3,16 @@
 A device that holds one task's examples has, before anything is exchanged, that task's gradient.
 Data parallelism would now all-reduce, and the tasks were lost in the sum. Instead an all-to-all
 gives every device one slice of all K gradients; from its slices it computes its part of the K x K
-Gram matrix, which is summed over the devices, and the sum of the slices, which is gathered: an
-all-reduce is a reduce-scatter and an all-gather, and an all-to-all moves the bytes of the former.
+Gram matrix, which is summed over the devices, and the sum of the slices: its slice of the gradient,
+which is what the optimizer's state is held in. A plain step's reduce-scatter moves the same bytes.
 
 With more devices than tasks several hold parts of one task's batch, and the slices of those are
 added first; with fewer, a device holds several tasks, and its all-to-all carries as many gradients.
-With parameters split over the devices (FSDP) they are gathered before and the slices stay where
-they are after, which is the same traffic again. An architecture whose tasks differ in kind computes
-all of them on every device, each on its part of their examples. Tensor parallelism happens within
-each of the parts and is the compiler's.
+An architecture whose tasks differ in kind computes all of them on every device, each on its part of
+their examples. Tensor parallelism happens within each of the parts and is the compiler's.
+
+A weight keeps its shape and is cut along its first axis wherever that can be: flat, or cut along an
+inner axis, a TPU would have to lay it out anew.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from jaxtyping import Array, Float
 from mtl_t5x.conflict import metrics as conflict_metrics
 from mtl_t5x.gradients import accumulation, one_pass
 from mtl_t5x.parallel import sharding
-from mtl_t5x.parallel.sharding import DATA, EXAMPLES, MODEL, TASK
+from mtl_t5x.parallel.sharding import DATA, EXAMPLES, MODEL, SLICES, TASK
 
 Specs = Mapping[str, PartitionSpec]
 
@@ -43,28 +44,30 @@ def gradient_and_grams(
     key: Array,
     *,
     layout: sharding.Layout,
-    param_specs: Any,
     groups: Mapping[str, str],
     microbatches: int = 1,
 ) -> tuple[Float[Array, " task"], one_pass.Params, dict[str, Float[Array, "task task"]]]:
     """(losses, gradient of their sum, exact Gram matrix of each group), within jit.
 
+    The gradient comes in slices, as `layout.scattered` says.
+
     Args:
       loss_fn, weigh: as for `accumulation.accumulate`.
-      params: placed as `param_specs` says.
+      params: of the state that `layout` is of.
       batch: `[task, batch, …]`, placed as `layout` does.
       key: for dropout; every device folds its number in, so masks depend on the mesh.
-      layout, param_specs: of the state and the batch; the parameters' part of `layout.spec_tree`.
+      layout: of the state and the batch.
       groups: a group's name to the regular expression of its parameters' names.
       microbatches: of each device's examples.
 
     Raises:
       ValueError: a group holds parameters of which every task has its own.
     """
-    specs = flatten_dict(param_specs, sep="/")
+    gathered = _by_name(params, layout.gathered)
+    scattered = _by_name(params, layout.scattered)
     selected = one_pass.select(params, groups)
     measured = tuple(sorted({name for names in selected.values() for name in names}))
-    _check_shared(measured, specs)
+    _check_shared(measured, gathered)
 
     def local(params, batch, key):
         """Losses, and gradients that have a first axis: of the one sum, or of the tasks."""
@@ -81,25 +84,31 @@ def gradient_and_grams(
         local,
         mesh=layout.mesh,
         axis_names={TASK, DATA},  # what is split over `model` is left to the compiler
-        in_specs=(_tasks_only(specs), sharding.BATCH, PartitionSpec()),
+        in_specs=(_tasks_only(gathered), sharding.BATCH, PartitionSpec()),
         out_specs=(PartitionSpec(TASK), PartitionSpec(EXAMPLES)),
         check_vma=False,
     )(params, batch, key)
 
     # By hand over all axes: the compiler would gather over `model` before every exchange.
     summed, grams = jax.shard_map(
-        functools.partial(_reduce, specs=specs, measured=measured, groups=selected),
+        functools.partial(
+            _reduce, gathered=gathered, scattered=scattered, measured=measured, groups=selected
+        ),
         mesh=layout.mesh,
-        in_specs=({name: _model_only(spec) for name, spec in specs.items()},),
-        out_specs=(specs, PartitionSpec()),
+        in_specs=({name: _of_device(spec) for name, spec in gathered.items()},),
+        out_specs=(scattered, PartitionSpec()),
         check_vma=False,
     )(grads)
     return losses, unflatten_dict(summed, sep="/"), grams
 
 
-def _check_shared(measured: Sequence[str], specs: Specs) -> None:
+def _by_name(params: one_pass.Params, specs: Sequence[PartitionSpec]) -> Specs:
+    return flatten_dict(jax.tree.unflatten(jax.tree.structure(params), specs), sep="/")
+
+
+def _check_shared(measured: Sequence[str], gathered: Specs) -> None:
     for name in measured:
-        if TASK in specs[name]:
+        if TASK in gathered[name]:
             raise ValueError(
                 f"measure.InTraining.groups: every task has its own {name}, so there is no "
                 "conflict in it; let the group's expression leave it out"
@@ -109,68 +118,88 @@ def _check_shared(measured: Sequence[str], specs: Specs) -> None:
 def _reduce(
     grads: Mapping[str, Array],
     *,
-    specs: Specs,
+    gathered: Specs,
+    scattered: Specs,
     measured: Sequence[str],
     groups: Mapping[str, tuple[str, ...]],
 ) -> tuple[dict[str, Array], dict[str, Float[Array, "task task"]]]:
-    """On each device: (its part of the gradient, Gram matrix of each group)."""
+    """On each device: (its slice of the gradient, Gram matrix of each group)."""
     summed, parts = {}, {}
     for name, grad in grads.items():
-        if name in measured:
-            summed[name], parts[name] = _exchange(grad, specs[name])
+        where, slices = gathered[name], scattered[name]
+        if name not in measured:
+            summed[name] = _sum(grad[0], where, slices)
+        elif _cut_axis(where, slices) is None:
+            summed[name], parts[name] = _exchange_flat(grad, where)
         else:
-            summed[name] = _sum(grad[0], specs[name])
+            summed[name], parts[name] = _exchange(grad, where, slices)
     grams = {group: sum(parts[name] for name in names) for group, names in groups.items()}
     return summed, jax.lax.psum(grams, (*EXAMPLES, MODEL)) if grams else {}
 
 
-def _tasks_only(specs: Specs) -> Any:
+def _tasks_only(gathered: Specs) -> Any:
     """Of the parameters as the loss takes them: whole, but for those that every task has."""
     return unflatten_dict(
         {
             name: PartitionSpec(*(axis if axis == TASK else None for axis in spec))
-            for name, spec in specs.items()
+            for name, spec in gathered.items()
         },
         sep="/",
     )
 
 
-def _model_only(spec: PartitionSpec) -> PartitionSpec:
+def _of_device(gathered: PartitionSpec) -> PartitionSpec:
     """Of a gradient that every device has of its own, before the exchange."""
-    return PartitionSpec(EXAMPLES, *(axis if axis == MODEL else None for axis in spec))
+    return PartitionSpec(EXAMPLES, *(axis if axis == MODEL else None for axis in gathered))
 
 
-def _split_axis(spec: PartitionSpec) -> int | None:
-    """The axis of a parameter that is split over all of EXAMPLES, if there is one."""
-    return next((axis for axis, names in enumerate(spec) if names == EXAMPLES), None)
+def _cut_axis(gathered: PartitionSpec, scattered: PartitionSpec) -> int | None:
+    """The axis along which a parameter is cut into slices; None: it stays whole."""
+    axes = enumerate(zip(gathered, scattered, strict=True))
+    return next((axis for axis, (before, after) in axes if before != after), None)
 
 
-def _sum(grad: Array, spec: PartitionSpec) -> Array:
-    """The sum of the devices' gradients, each device's own part of it where the value is split."""
-    axis = _split_axis(spec)
-    if axis is not None:
-        return jax.lax.psum_scatter(grad, EXAMPLES, scatter_dimension=axis, tiled=True)
-    return jax.lax.psum(grad, DATA if TASK in spec else EXAMPLES)
+def _sum(grad: Array, gathered: PartitionSpec, scattered: PartitionSpec) -> Array:
+    """The sum of the devices' gradients: each device's slice of it, where it is cut."""
+    axes = tuple(axis for axis in SLICES if axis not in gathered)
+    cut = _cut_axis(gathered, scattered)
+    if cut is None:
+        return jax.lax.psum(grad, axes)
+    return jax.lax.psum_scatter(grad, axes, scatter_dimension=cut, tiled=True)
 
 
 def _exchange(
-    per_task: Float[Array, "local_task *_"], spec: PartitionSpec
+    per_task: Float[Array, "local_task *_"], gathered: PartitionSpec, scattered: PartitionSpec
 ) -> tuple[Array, Float[Array, "task task"]]:
-    """(gradient of the summed losses, this device's part of the Gram matrix) of one parameter."""
-    tasks, replicas = jax.lax.axis_size(TASK), jax.lax.axis_size(DATA)
-    local_tasks, *shape = per_task.shape
-    axis = _split_axis(spec)
-    if axis is None:
-        per_task = per_task.reshape(local_tasks, -1)
-        per_task = jnp.pad(per_task, ((0, 0), (0, -per_task.shape[1] % (tasks * replicas))))
-    slices = jax.lax.all_to_all(per_task, EXAMPLES, (axis or 0) + 1, 0, tiled=True)
-    slices = slices.reshape(tasks, replicas, local_tasks, *slices.shape[1:]).sum(axis=1)
-    slices = slices.reshape(tasks * local_tasks, *slices.shape[2:])
+    """(slice of the summed losses' gradient, this device's part of the Gram matrix)."""
+    tasks, cut = jax.lax.axis_size(TASK), 1 + _cut_axis(gathered, scattered)
+    per_task = jax.lax.psum_scatter(per_task, DATA, scatter_dimension=cut, tiled=True)
+    # Along a first axis of its own the exchange moves whole blocks: [to, local_task, …].
+    shape = per_task.shape
+    parts = per_task.reshape(*shape[:cut], tasks, shape[cut] // tasks, *shape[cut + 1 :])
+    slices = jax.lax.all_to_all(jnp.moveaxis(parts, cut, 0), TASK, 0, 0, tiled=True)
+    slices = slices.reshape(tasks * shape[0], *slices.shape[2:])
+    # Added one by one, which a TPU's compiler fuses with the norm: a reduction stands alone.
+    return functools.reduce(jnp.add, slices), _part_of_gram(slices, gathered)
+
+
+def _exchange_flat(
+    per_task: Float[Array, "local_task *_"], gathered: PartitionSpec
+) -> tuple[Array, Float[Array, "task task"]]:
+    """(gradient of the summed losses, this device's part of the Gram matrix) of a weight that has
+    no axis to be cut along: small ones, as the relative positions' bias."""
+    tasks, *shape = per_task.shape
+    flat = per_task.reshape(tasks, -1)
+    parts = jax.lax.axis_size(EXAMPLES)
+    flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % parts)))
+    spec = PartitionSpec(None), PartitionSpec(SLICES)
+    summed, gram = _exchange(flat, *spec)
+    summed = jax.lax.all_gather(summed, SLICES, tiled=True)
+    return summed[: math.prod(shape)].reshape(shape), gram
+
+
+def _part_of_gram(slices, gathered):
     gram = conflict_metrics.gram_matrix(slices)
-    if MODEL not in spec:  # else every device along `model` counted the same
+    if MODEL not in gathered:  # else every device along `model` counted the same
         gram = jnp.where(jax.lax.axis_index(MODEL) == 0, gram, 0.0)
-    summed = slices.sum(axis=0)
-    if axis is None:
-        summed = jax.lax.all_gather(summed, EXAMPLES, tiled=True)
-        summed = summed[: math.prod(shape)].reshape(shape)
-    return summed, gram
+    return gram

@@ -45,8 +45,23 @@ class Shared(nn.Module):
     def encode(
         self, inputs: Int[Array, "*batch length"], *, deterministic: bool = True
     ) -> Float[Array, "*batch length embed"]:
+        """The encoding of inputs whose answers aren't embedded."""
         embedded = self.token_embedder(inputs)
         return self.encoder(embedded, inputs != PAD_ID, deterministic=deterministic)
+
+    def encode_with_answers(
+        self,
+        inputs: Int[Array, "*batch length"],
+        decoder_inputs: Int[Array, "*batch targets_length"],
+        *,
+        deterministic: bool = True,
+    ) -> tuple[Float[Array, "*batch length embed"], Float[Array, "*batch targets_length embed"]]:
+        """(encoding, embedded decoder inputs), of one lookup: of two, the gradients of the table
+        would be two tables that are added."""
+        length = inputs.shape[-1]
+        both = self.token_embedder(jnp.concatenate([inputs, decoder_inputs], axis=-1))
+        embedded, answers = both[..., :length, :], both[..., length:, :]
+        return self.encoder(embedded, inputs != PAD_ID, deterministic=deterministic), answers
 
     def loss_weights(self, batch: Batch) -> Float[Array, " task"]:
         """What each task's loss is a mean over, counted: its target tokens.
@@ -85,13 +100,10 @@ class TextToText(Shared):
         deterministic: bool = True,
     ) -> Float[Array, "*batch targets_length vocab"]:
         """Logits of every next token under teacher forcing."""
-        encoded = self.encode(inputs, deterministic=deterministic)
-        return self.decoder(
-            self.token_embedder(decoder_inputs),
-            encoded,
-            inputs != PAD_ID,
-            deterministic=deterministic,
+        encoded, answers = self.encode_with_answers(
+            inputs, decoder_inputs, deterministic=deterministic
         )
+        return self.decoder(answers, encoded, inputs != PAD_ID, deterministic=deterministic)
 
     def decode_step(
         self,
@@ -134,14 +146,10 @@ class TextToTextID(Shared):
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, " task"]:
         """The mean token cross-entropy of each task under its own decoder."""
         inputs = batch["encoder_input_tokens"]
-        encoded = self.encode(inputs, deterministic=deterministic)
-        logits = _decode_each(
-            self.decoder,
-            self.token_embedder(batch["decoder_input_tokens"]),
-            encoded,
-            inputs != PAD_ID,
-            deterministic,
+        encoded, answers = self.encode_with_answers(
+            inputs, batch["decoder_input_tokens"], deterministic=deterministic
         )
+        logits = _decode_each(self.decoder, answers, encoded, inputs != PAD_ID, deterministic)
         return losses.token_cross_entropy(
             logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss
         )
@@ -187,7 +195,12 @@ class Canonical(Shared):
         inputs = batch["encoder_input_tokens"]
         if inputs.shape[0] != len(self.heads):
             raise ValueError(f"{inputs.shape[0]} tasks, but Canonical.heads has {len(self.heads)}")
-        encoded = self.encode(inputs, deterministic=deterministic)
+        if self._decoded:
+            encoded, answers = self.encode_with_answers(
+                inputs, batch["decoder_input_tokens"], deterministic=deterministic
+            )
+        else:
+            encoded = self.encode(inputs, deterministic=deterministic)
         by_task = {
             i: _head_loss(
                 head,
@@ -201,7 +214,7 @@ class Canonical(Shared):
             rows = jnp.array(self._decoded)
             logits = _decode_each(
                 self.decoder,
-                self.token_embedder(batch["decoder_input_tokens"])[rows],
+                answers[rows],
                 encoded[rows],
                 inputs[rows] != PAD_ID,
                 deterministic,

@@ -203,7 +203,7 @@ def _advance(
             method="decode_step",
             mutable=["cache"],
         )
-        return jax.nn.log_softmax(logits[:, 0]), cache
+        return jax.nn.log_softmax(logits[:, 0].astype(jnp.float32)), cache
 
     return advance
 

@@ -74,11 +74,12 @@ class TokenEmbedder(nn.Module):
         self.table = probes.spread(table, _probe(self, "embedding"))
 
     def __call__(self, ids: Int[Array, "*batch"]) -> Float[Array, "*batch embed"]:
-        table = self.table.astype(self.dtype)
-        if table.ndim == 3:  # one copy per task
+        """The vectors that are looked up are rounded, not the table: that is far larger."""
+        if self.table.ndim == 3:  # one copy per task
             each = jax.vmap(lambda rows, index: rows[index])
-            return each(table, ids.reshape(table.shape[0], -1)).reshape(*ids.shape, -1)
-        return table[ids]
+            found = each(self.table, ids.reshape(self.table.shape[0], -1))
+            return found.reshape(*ids.shape, -1).astype(self.dtype)
+        return self.table[ids].astype(self.dtype)
 
 
 def relative_position_bucket(
@@ -130,6 +131,61 @@ class RelativePositionBias(nn.Module):
         return table[..., buckets]
 
 
+@jax.custom_vjp
+def attend(
+    query: Float[Array, "*batch queries heads depth"],
+    key: Float[Array, "*batch keys heads depth"],
+    value: Float[Array, "*batch keys heads depth"],
+    bias: Float[Array, "*#batch heads #queries #keys"],
+    mask: Bool[Array, "*#batch #queries keys"],
+) -> Float[Array, "*batch queries heads depth"]:
+    """The values' means under softmax(query key^T + bias) over the keys that the mask lets see.
+
+    The softmax's statistics are float32. Its numerators are kept for the backward pass in the
+    precision of the query, and the denominator divides the mean, not the weights: nothing else of
+    the size of the scores is written (as in FlashAttention, Dao et al. 2022, arXiv 2205.14135,
+    section 3, whose blocks are left out).
+    """
+    return _attend_forward(query, key, value, bias, mask)[0]
+
+
+def _attend_forward(query, key, value, bias, mask):
+    scores = jnp.einsum("...qhd,...khd->...hqk", query, key).astype(jnp.float32) + bias
+    scores = jnp.where(mask[..., None, :, :], scores, MASKED)
+    numerators = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True)).astype(query.dtype)
+    # The denominators, [*batch, queries, heads, 1], are one more column of the product.
+    with_ones = jnp.concatenate([value, jnp.ones_like(value[..., :1])], axis=-1)
+    sums = jnp.einsum(
+        "...hqk,...khd->...qhd", numerators, with_ones, preferred_element_type=jnp.float32
+    )
+    sums, denominator = sums[..., :-1], sums[..., -1:]
+    means = (sums / denominator).astype(query.dtype)
+    return means, (query, key, value, bias, mask, numerators, denominator, means)
+
+
+def _attend_backward(residuals, cotangent):
+    query, key, value, bias, mask, numerators, denominator, means = residuals
+    scaled = cotangent.astype(jnp.float32) / denominator
+    along = jnp.sum(scaled * means.astype(jnp.float32), axis=-1)  # of each query's weights
+    scaled = scaled.astype(query.dtype)
+    of_weights = jnp.einsum("...qhd,...khd->...hqk", scaled, value).astype(jnp.float32)
+    of_scores = numerators * (of_weights - jnp.swapaxes(along, -1, -2)[..., None])
+    of_scores = jnp.where(mask[..., None, :, :], of_scores, 0).astype(query.dtype)
+    (of_bias,) = jax.vjp(lambda bias: jnp.broadcast_to(bias, of_scores.shape), bias)[1](
+        of_scores.astype(bias.dtype)
+    )
+    return (
+        jnp.einsum("...hqk,...khd->...qhd", of_scores, key),
+        jnp.einsum("...hqk,...qhd->...khd", of_scores, query),
+        jnp.einsum("...hqk,...qhd->...khd", numerators, scaled),
+        of_bias,
+        None,
+    )
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
 class Attention(nn.Module):
     """Multi-head attention without score scaling (T5 folds it into the query's initializer).
 
@@ -170,17 +226,14 @@ class Attention(nn.Module):
             if self.cache == "self":
                 key, value = self._cached_append(key, value, position)
 
-        scores = jnp.einsum("...qhd,...khd->...hqk", query, key, preferred_element_type=jnp.float32)
-        if bias is not None:
-            if bias.ndim == 4:  # [task, heads, query, key]
-                bias = probes.for_examples(bias, *scores.shape[:2])
-            scores = scores + bias
-        scores = jnp.where(mask[..., None, :, :], scores, MASKED)
-        weights = jax.nn.softmax(scores, axis=-1).astype(queries.dtype)
-        weights = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
-            weights, deterministic=deterministic
-        )
-        mixed = jnp.einsum("...hqk,...khd->...qhd", weights, value)
+        if bias is None:
+            bias = jnp.zeros((self.num_heads, 1, 1))
+        elif bias.ndim == 4:  # [task, heads, query, key]
+            bias = probes.for_examples(bias, *query.shape[:2])
+        # Dropped keys are dropped for every query, so their values are dropped.
+        kept = jnp.ones((*value.shape[:-3], self.num_heads, 1, value.shape[-3]), value.dtype)
+        kept = nn.Dropout(self.dropout_rate)(kept, deterministic=deterministic)
+        mixed = attend(query, key, value * jnp.moveaxis(kept, -1, -3), bias, mask)
         mixed = mixed.reshape(*mixed.shape[:-2], joined)
         return Dense(queries.shape[-1], ("joined_kv", "embed"), name="out")(mixed)
 

@@ -123,7 +123,7 @@ class DecoderLayer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedded decoder inputs and the encoding to next-token logits, in float32.
+    """Embedded decoder inputs and the encoding to next-token logits, in the computation's type.
 
     With `max_decode_length` set, one position a call, given by `position`; keys and values are kept
     in the variable collection `cache`, which the first call makes.
@@ -164,5 +164,4 @@ class Decoder(nn.Module):
             )
         x = layers.RMSNorm(name="decoder_norm")(x)
         x = dropout(x, deterministic=deterministic)
-        logits = layers.Dense(self.config.vocab_size, ("embed", "vocab"), name="logits_dense")(x)
-        return logits.astype(jnp.float32)
+        return layers.Dense(self.config.vocab_size, ("embed", "vocab"), name="logits_dense")(x)

@@ -1,7 +1,8 @@
-"""What a compiled program sends between devices, read from its HLO text."""
+"""Read from a compiled program's HLO text: what it sends between devices, where it spends time."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
 import re
@@ -35,27 +36,80 @@ def traffic(text: str, num_devices: int) -> Traffic:
 
     Counted per device as ring algorithms send it: an all-reduce among N 2(N-1)/N of its operand; an
     all-gather, reduce-scatter and all-to-all (N-1)/N of the larger side; a permutation its operand.
-    A loop counts as often as it is known to run, once where that isn't known.
+    A loop counts as often as it is known to run, once where that isn't known. A TPU's asynchronous
+    collective is named in every fusion that it overlaps with, and counts once, by its channel.
     """
     computations, entry = _computations(text)
     found: dict[str, list[float]] = {}
+    overlapped: set[tuple[str, str]] = set()
 
-    def visit(name: str, times: int) -> None:
+    def visit(name: str, times: int, fused: bool) -> None:
         for line in computations.get(name, ()):
             if operation := _OPERATION.search(line):
                 kind = operation.group(2)
-                record = found.setdefault(kind, [0.0, 0])
-                record[0] += times * _wire_bytes(line, operation, num_devices)
-                record[1] += times
+                channel = re.search(r"channel_id=(\d+)", line)
+                again = fused and channel and (kind, channel.group(1)) in overlapped
+                if fused and channel:
+                    overlapped.add((kind, channel.group(1)))
+                if not again:
+                    record = found.setdefault(kind, [0.0, 0])
+                    record[0] += times * _wire_bytes(line, operation, num_devices)
+                    record[1] += times
             inner = times * _trip_count(line) if " while(" in line else times
             for called in _called(line):
-                visit(called, inner)
+                visit(called, inner, fused or " fusion(" in line)
 
-    visit(entry, 1)
+    visit(entry, 1, False)
     return Traffic(
         {kind: record[0] for kind, record in found.items()},
         {kind: int(record[1]) for kind, record in found.items()},
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Part of a program: where in the model, what kind of operation, forward or backward."""
+
+    where: str
+    kind: str
+    direction: str
+
+
+def cycles(text: str) -> dict[Place, int]:
+    """A TPU compiler's estimate of a device's cycles, by place of the program, costliest first.
+
+    Layers are taken together, as `layers_*`. The estimate is of computing and of the device's own
+    memory: what collectives, gathers and scatters take is not in it.
+    """
+    computations, entry = _computations(text)
+    found: collections.Counter[Place] = collections.Counter()
+
+    def visit(name: str, times: int) -> None:
+        for line in computations.get(name, ()):
+            if estimate := re.search(r'"estimated_cycles":"(\d+)"', line):
+                found[_place(line)] += times * int(estimate.group(1))
+            if " while(" in line or " call(" in line or " conditional(" in line:
+                for called in _called(line):
+                    visit(called, times * _trip_count(line))
+
+    visit(entry, 1)
+    return dict(found.most_common())
+
+
+def _place(line: str) -> Place:
+    named = re.search(r'op_name="([^"]*)"', line)
+    if not named:  # the compiler's own: mostly copies to another layout or memory
+        return Place("the compiler's", re.search(r" ([a-z][\w-]*)\(", line).group(1), "")
+    *scopes, kind = named.group(1).split("/")
+    direction = "backward" if "transpose(" in named.group(1) else "forward"
+    modules = [re.sub(r"_\d+$", "_*", scope) for scope in scopes if not _NO_MODULE.search(scope)]
+    if not any("jvp(" in scope for scope in scopes):
+        direction = ""
+    return Place("/".join(modules) or "the step", kind, direction)
+
+
+# Names of transformations and of methods ("TextToText.logits") among the modules'.
+_NO_MODULE = re.compile(r"[().]|^(shard_map|while|body|closed_call|checkpoint|rematted_\w+)$")
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

@@ -1,10 +1,13 @@
 """Where arrays live: the mesh that gin names, and the rules from logical axes to it.
 
 Devices form a grid `[data, model]`. The examples of a step are spread over `data`; tensor
-parallelism splits the wide axes of the parameters over `model`; with `fsdp` parameters and
-optimizer state are split over `data` too. As far as their number allows the tasks are spread over
-`data`, so that a device's gradient is one task's (see `gradients.over_mesh`): `data` is then two
-axes, `task` and `data`.
+parallelism splits the wide axes of the parameters over `model`. As far as their number allows the
+tasks are spread over `data`, so that a device's gradient is one task's (see `gradients.over_mesh`):
+`data` is then two axes, `task` and `data`.
+
+Gradients are added up in slices, one a device, cut along a parameter's first axis where that can
+be: an inner axis would cost accelerators a change of layout. The optimizer's state lives in the
+same slices (ZeRO-1: Rajbhandari et al. 2020, arXiv 1910.02054), and with `fsdp` the parameters do.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.training.train_state import TrainState
 from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
@@ -26,22 +30,29 @@ from jaxtyping import Array
 TASK, DATA, MODEL = "task", "data", "model"
 EXAMPLES = (TASK, DATA)  # what a step's examples are spread over: [task, batch, …]
 BATCH = PartitionSpec(*EXAMPLES)
+# The order of a weight's slices. First the sums over the devices that share a task are scattered
+# over DATA, then what is left is exchanged over TASK: the other order would send more.
+SLICES = (DATA, TASK)
 
-# Logical axes of the models' parameters that tensor parallelism splits, and that FSDP splits. The
-# others (relpos_buckets, head) stay whole: they are small.
+# Logical axes of the models' parameters that tensor parallelism splits.
 TENSOR_PARALLEL = ("vocab", "mlp", "joined_kv", "heads")
-FULLY_SHARDED = ("embed",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    """Sizes of the device grid; -1 takes what the other leaves of the devices there are.
+    """Sizes of the device grid, and what every device holds a slice of.
 
-    `fsdp` splits parameters and optimizer state over `data` as well.
+    Attributes:
+      data: devices that share the examples; -1: what `model` leaves of the devices there are.
+      model: devices that share every wide weight; or -1.
+      shard_optimizer_state: the optimizer's state lives in slices over `data`, and each device
+        updates its slice of the parameters. It sends what replicated state does.
+      fsdp: parameters live in such slices too, and are gathered for every step.
     """
 
     data: int = -1
     model: int = 1
+    shard_optimizer_state: bool = True
     fsdp: bool = False
 
     def shape(self, num_devices: int) -> tuple[int, int]:
@@ -61,7 +72,7 @@ class Mesh:
         if math.prod(sizes) != num_devices:
             raise ValueError(
                 f"sharding.Mesh.data = {self.data} and .model = {self.model} don't make up the "
-                f"{num_devices} devices of {jax.default_backend()}: their product must"
+                f"{num_devices} devices: their product must"
             )
         return sizes[0], sizes[1]
 
@@ -70,11 +81,19 @@ class Mesh:
 class Layout:
     """Where each leaf of a train state lives, and how a batch is spread.
 
-    `mesh` has the axes `task`, `data`, `model`; `specs` follow the order of the state's leaves.
+    Attributes:
+      mesh: has the axes `task`, `data`, `model`.
+      specs: of the state, in the order of its leaves.
+      gathered: of the parameters while losses are computed: split over `task` and `model` at most.
+      scattered: of their gradients: in a slice for each device.
+      updated: of the parameters while the optimizer updates them, which is where its state lives.
     """
 
     mesh: jax.sharding.Mesh
     specs: tuple[PartitionSpec, ...]
+    gathered: tuple[PartitionSpec, ...]
+    scattered: tuple[PartitionSpec, ...]
+    updated: tuple[PartitionSpec, ...]
 
     @property
     def everywhere(self) -> NamedSharding:
@@ -86,18 +105,21 @@ class Layout:
         """Of a batch `[task, batch, …]`."""
         return NamedSharding(self.mesh, BATCH)
 
-    def spec_tree(self, state: Any) -> Any:
-        """A tree like `state` of PartitionSpecs."""
-        return jax.tree.unflatten(jax.tree.structure(state), self.specs)
-
     def shardings(self, state: Any) -> Any:
         """A tree like `state` of NamedShardings."""
-        shardings = [NamedSharding(self.mesh, spec) for spec in self.specs]
-        return jax.tree.unflatten(jax.tree.structure(state), shardings)
+        return self._shardings(state, self.specs)
 
     def constrain(self, state: Any) -> Any:
         """Within jit: keeps every leaf of `state` where it belongs."""
         return jax.lax.with_sharding_constraint(state, self.shardings(state))
+
+    def constrain_update(self, params: Any) -> Any:
+        """Within jit: brings parameters, or what is added to them, where they are updated."""
+        return jax.lax.with_sharding_constraint(params, self._shardings(params, self.updated))
+
+    def _shardings(self, tree: Any, specs: Sequence[PartitionSpec]) -> Any:
+        shardings = [NamedSharding(self.mesh, spec) for spec in specs]
+        return jax.tree.unflatten(jax.tree.structure(tree), shardings)
 
     def share(self, num_tasks: int, batch_size: int) -> tuple[slice, slice]:
         """Of a batch `[task, batch, …]` the tasks, and their examples, that this process needs."""
@@ -190,7 +212,7 @@ def placed_batches(
 
 def layout(
     mesh: Mesh,
-    boxed_state: Any,
+    boxed_state: TrainState,
     *,
     num_tasks: int,
     batch_size: int,
@@ -224,15 +246,23 @@ def layout(
         )
     shape = {TASK: task, DATA: data // task, MODEL: model}
     grid = device_grid(tuple(shape.values()), devices)
-    rules = {name: (MODEL,) for name in TENSOR_PARALLEL}
-    if mesh.fsdp:
-        rules |= {name: EXAMPLES for name in FULLY_SHARDED}
-    if task > 1:
-        rules["task"] = (TASK,)
-    is_box = lambda leaf: isinstance(leaf, nn.Partitioned)  # noqa: E731
-    leaves = jax.tree.leaves(boxed_state, is_leaf=is_box)
-    specs = tuple(_spec(leaf, rules, shape) for leaf in leaves)
-    return Layout(jax.sharding.Mesh(grid, tuple(shape)), specs)
+    rules = {name: MODEL for name in TENSOR_PARALLEL} | {"task": TASK}
+
+    def specs(tree: Any, slices: bool) -> tuple[PartitionSpec, ...]:
+        leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned))
+        return tuple(_spec(leaf, rules, shape, slices) for leaf in leaves)
+
+    params, updated = boxed_state.params, mesh.fsdp or mesh.shard_optimizer_state
+    placed = boxed_state.replace(
+        params=specs(params, mesh.fsdp), opt_state=specs(boxed_state.opt_state, updated)
+    )
+    return Layout(
+        mesh=jax.sharding.Mesh(grid, tuple(shape)),
+        specs=(PartitionSpec(), *placed.params, *placed.opt_state),  # the step's number comes first
+        gathered=specs(params, False),
+        scattered=specs(params, True),
+        updated=specs(params, updated),
+    )
 
 
 def device_grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
@@ -272,16 +302,26 @@ def placed_shapes(shapes: Any, shardings: Any) -> Any:
     )
 
 
-def _spec(leaf: Any, rules: Mapping[str, tuple[str, ...]], shape: Mapping[str, int]):
-    """Splits each axis by its rule, unless its size is no multiple or the mesh axis is taken."""
+def _spec(
+    leaf: Any, rules: Mapping[str, str], sizes: Mapping[str, int], slices: bool
+) -> PartitionSpec:
+    """Splits each axis by its rule, unless its size is no multiple or the mesh axis is taken.
+
+    With `slices` the first axis that allows it is split further, over the rest of SLICES. Vectors
+    stay whole: they are small.
+    """
     if not isinstance(leaf, nn.Partitioned) or len(leaf.names) != leaf.value.ndim:
         return PartitionSpec()
-    taken: set[str] = set()
-    spec = []
+    spec: list[tuple[str, ...]] = []
     for name, size in zip(leaf.names, leaf.value.shape, strict=True):
-        axes = rules.get(name, ())
-        parts = math.prod(shape[axis] for axis in axes)
-        fits = parts > 1 and size % parts == 0 and not taken & set(axes)
-        spec.append((axes if len(axes) > 1 else axes[0]) if fits else None)
-        taken |= set(axes) if fits else set()
-    return PartitionSpec(*spec)
+        axis = rules.get(name)
+        fits = axis is not None and sizes[axis] > 1 and size % sizes[axis] == 0
+        spec.append((axis,) if fits and (axis,) not in spec else ())
+    free = tuple(axis for axis in SLICES if (axis,) not in spec and sizes[axis] > 1)
+    if slices and free and sum(name != "task" for name in leaf.names) > 1:
+        for i, size in enumerate(leaf.value.shape):
+            parts = math.prod(sizes[axis] for axis in (*spec[i], *free))
+            if leaf.names[i] != "task" and size % parts == 0:
+                spec[i] += free
+                break
+    return PartitionSpec(*(axes[0] if len(axes) == 1 else axes or None for axes in spec))

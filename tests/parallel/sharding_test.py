@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.training.train_state import TrainState
 from jax.sharding import PartitionSpec
 
 from mtl_t5x.parallel import distributed, sharding
@@ -78,10 +79,12 @@ def test_every_mesh_computes_the_same_for_every_architecture(wide, kind, name):
 @pytest.mark.slow
 def test_parameters_and_optimizer_state_are_split(narrow):
     shards = facts(narrow)["shards"]
-    assert shards["text/data 8"] == [1, 1]
-    # All but the relative positions' bias is an eighth.
+    # Parameters, then the optimizer's state: all but vectors and the relative positions' bias.
+    assert shards["text/data 8"][0] == 1
+    assert shards["text/data 8"][1] < 0.14
     assert max(shards["text/fsdp 8"]) < 0.14
-    assert max(shards["text/data 4 x model 2"]) < 0.51
+    assert shards["text/data 4 x model 2"][0] < 0.51
+    assert shards["text/data 4 x model 2"][1] < 0.14
 
 
 @pytest.mark.slow
@@ -175,53 +178,69 @@ def test_a_mesh_that_does_not_fit(mesh, message):
         mesh.shape(8)
 
 
-def a_state():
+def a_state() -> TrainState:
     box = lambda shape, *names: nn.Partitioned(  # noqa: E731
         jax.ShapeDtypeStruct(shape, np.float32), names
     )
-    return {
-        "count": jax.ShapeDtypeStruct((), np.int32),
+    params = {
         "each": box((6, 32, 24), "task", "embed", "joined_kv"),
         "kernel": box((32, 24), "embed", "joined_kv"),
-        "odd": box((32, 7), "embed", "mlp"),
-        "row": box((32,), "embed", "mlp"),  # an optimizer's statistic of another rank
+        "odd": box((6, 32), "heads", "relpos_buckets"),
+        "out": box((24, 32), "mlp", "embed"),
+        "scale": box((32,), "embed"),
+        "small": box((6, 7), "heads", "head"),
     }
+    statistics = {
+        "count": jax.ShapeDtypeStruct((), np.int32),
+        "row": box((32,), "embed", "mlp"),  # of another rank than its parameter
+        "nu": params["kernel"],
+    }
+    return TrainState(step=0, apply_fn=None, params=params, tx=None, opt_state=statistics)
 
 
+def place(*spec) -> PartitionSpec:
+    return PartitionSpec(*spec)
+
+
+# By name: gathered, then scattered.
+OVER_TASKS = {  # task x data x model = 2 x 2 x 2
+    "each": (place("task", None, "model"), place("task", "data", "model")),
+    "kernel": (place(None, "model"), place(("data", "task"), "model")),
+    "odd": (place("model", None), place("model", ("data", "task"))),
+    "out": (place("model", None), place(("model", "data", "task"), None)),
+    "scale": (place(None), place(None)),
+    "small": (place("model", None), place("model", None)),
+}
+OVER_EXAMPLES = {  # 1 x 8 x 1
+    "each": (place(None, None, None), place(None, "data", None)),
+    "kernel": (place(None, None), place("data", None)),
+    "odd": (place(None, None), place(None, "data")),
+    "out": (place(None, None), place("data", None)),
+    "scale": (place(None), place(None)),
+    "small": (place(None, None), place(None, None)),
+}
+
+
+@pytest.mark.parametrize("fsdp, sharded", [(False, False), (False, True), (True, True)])
 @pytest.mark.parametrize(
-    "mesh, alike, shape, specs",
-    [
-        (
-            sharding.Mesh(4, 2),
-            True,
-            (2, 2, 2),
-            [(), ("task", None, "model"), (None, "model"), (None, None), ()],
-        ),
-        (
-            sharding.Mesh(4, 2, fsdp=True),
-            False,
-            (1, 4, 2),
-            [
-                (),
-                (None, ("task", "data"), "model"),
-                (("task", "data"), "model"),
-                (("task", "data"), None),
-                (),
-            ],
-        ),
-    ],
+    "data, model, alike, expected", [(4, 2, True, OVER_TASKS), (8, 1, False, OVER_EXAMPLES)]
 )
-def test_layout(mesh, alike, shape, specs):
+def test_layout(data, model, alike, expected, fsdp, sharded):
+    """Slices are cut along the first axis that allows it; the state lives in them if it shall."""
     chips = [Chip(i, (i % 4, i // 4, 0)) for i in range(8)]
+    mesh = sharding.Mesh(data, model, shard_optimizer_state=sharded, fsdp=fsdp)
     layout = sharding.layout(
-        mesh, a_state(), num_tasks=6, batch_size=4, runs_on_task_subset=alike, devices=chips
+        mesh, a_state(), num_tasks=6, batch_size=8, runs_on_task_subset=alike, devices=chips
     )
-    assert layout.mesh.devices.shape == shape and layout.mesh.axis_names == (
-        "task",
-        "data",
-        "model",
-    )
-    assert layout.specs == tuple(PartitionSpec(*spec) for spec in specs)
+    assert layout.mesh.axis_names == ("task", "data", "model")
+    gathered, scattered = zip(*(expected[name] for name in sorted(expected)), strict=True)
+    assert layout.gathered == gathered
+    assert layout.scattered == scattered
+    assert layout.updated == (scattered if sharded else gathered)
+    state = dict(zip(["step", *sorted(expected), "count", "nu", "row"], layout.specs, strict=True))
+    assert state["step"] == state["count"] == state["row"] == place()
+    assert [state[name] for name in sorted(expected)] == list(scattered if fsdp else gathered)
+    assert state["nu"] == expected["kernel"][sharded]
 
 
 @pytest.mark.parametrize("setting", ["BATCH_SIZE", "measure.Settings.microbatch_size"])

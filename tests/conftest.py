@@ -15,13 +15,15 @@ CHECKED = sorted(
     if "from jaxtyping import" in path.read_text()
 )
 
-# Most of the suite's time is compilation: tests and the processes that they start share programs.
-CACHE = {
+# Most of the suite's time is compilation: tests and the processes that they start share programs,
+# and LLVM doesn't optimise them, which takes longer than these small ones then run.
+COMPILATION = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
-for name, value in CACHE.items():
+for name, value in COMPILATION.items():
     os.environ.setdefault(name, value)
 
 install_import_hook(CHECKED, "beartype.beartype")

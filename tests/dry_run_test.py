@@ -4,7 +4,9 @@ import subprocess
 import sys
 import types
 
+import jax
 import pytest
+from etils import epath
 
 from mtl_t5x import dry_run, main, step
 
@@ -49,7 +51,7 @@ def test_a_mesh_that_is_not_there(tmp_path):
     assert ended.returncode == 0, ended.stderr
     title, *table = ended.stdout.splitlines()
     assert title.startswith("2 tasks of 4 examples, 361,472 parameters, 4 x cpu")
-    rows = {line[:32].strip(): line[32:].split() for line in table}
+    rows = {line[:36].partition(" (")[0].strip(): line[36:].split() for line in table}
     assert rows["per device and step"] == ["plain", "measuring"]
     # Parameters and the two moments of AdamW, a quarter of each, and a few norm scales.
     held = 3 * 4 * 361_472 / 4 / 2**20
@@ -58,6 +60,60 @@ def test_a_mesh_that_is_not_there(tmp_path):
     assert float(rows["sent by all-gather"][0]) == pytest.approx(gathered, rel=0.05)
     assert float(rows["sent by all-to-all"][2]) > 0 == float(rows["sent by all-to-all"][0])
     assert {"TPU v5e", "H100"} <= set(rows)
+
+
+# A step that the devices have too little memory for
+
+
+RAN_OUT = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space \
+hbm. Used 18.49G of 15.75G hbm. Exceeded hbm capacity by 2.74G.
+
+Total hbm usage >= 18.75G:"""
+
+
+def test_what_would_fit_is_tried(monkeypatch, tmp_path):
+    """FSDP alone doesn't do, nor with remat; with two microbatches it fits."""
+    tried = []
+
+    def costs(experiment, conflict, devices, cache):
+        settings = (experiment.mesh.fsdp, experiment.model.config.remat, experiment.microbatches)
+        tried.append(settings)
+        if settings != (True, True, 2):
+            raise dry_run.DoesNotFitError("the plain step takes 18.49G of 15.75G")
+        return {"plain": cost()}
+
+    monkeypatch.setattr(dry_run, "_costs", costs)
+    message = (
+        "18.49G of 15.75G. With sharding.Mesh.fsdp = True, t5.T5Config.remat = True, "
+        r"MICROBATCHES = 2 it fits \(sharding.Mesh.fsdp = True; sharding.Mesh.fsdp = True, "
+        r"t5.T5Config.remat = True: not enough\)"
+    )
+    with pytest.raises(dry_run.DoesNotFitError, match=message):
+        main.run([EXAMPLE], [], "dry_run")
+    assert tried == [(False, False, 1), (True, False, 1), (True, True, 1), (True, True, 2)]
+
+
+def test_nothing_fits(monkeypatch):
+    def costs(*args):
+        raise dry_run.DoesNotFitError("too much")
+
+    monkeypatch.setattr(dry_run, "_costs", costs)
+    with pytest.raises(
+        dry_run.DoesNotFitError, match="Nor does it .*BATCH_SIZE = 8: take a larger"
+    ):
+        main.run([EXAMPLE], [], "dry_run")
+
+
+def test_the_compilers_message_is_read(monkeypatch, tmp_path):
+    def compile():
+        raise jax.errors.JaxRuntimeError(RAN_OUT)
+
+    lowered = types.SimpleNamespace(as_text=lambda: "program", compile=compile)
+    device = types.SimpleNamespace(device_kind="TPU v5 lite")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1")
+    message = "the plain step takes 18.49G of 15.75G that TPU v5 lite has: 2.74G too much"
+    with pytest.raises(dry_run.DoesNotFitError, match=message):
+        dry_run._cost_for_topology("plain", lowered, [device], epath.Path(tmp_path))
 
 
 def test_unbiased_metrics_are_in_the_measuring_step(monkeypatch):

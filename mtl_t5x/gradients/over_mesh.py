@@ -47,16 +47,13 @@ def gradient_and_grams(
     groups: Mapping[str, str],
     microbatches: int = 1,
 ) -> tuple[Float[Array, " task"], one_pass.Params, dict[str, Float[Array, "task task"]]]:
-    """(losses, gradient of their sum, exact Gram matrix of each group), within jit.
-
-    The gradient comes in slices, as `layout.scattered` says.
+    """(losses, slices of their sum's gradient, exact Gram matrix of each group), within jit.
 
     Args:
       loss_fn, weigh: as for `accumulation.accumulate`.
-      params: of the state that `layout` is of.
-      batch: `[task, batch, …]`, placed as `layout` does.
+      params, batch: placed as `layout` does, `[task, batch, …]`.
       key: for dropout; every device folds its number in, so masks depend on the mesh.
-      layout: of the state and the batch.
+      layout: of the state and the batch; the gradient comes as `scattered` says.
       groups: a group's name to the regular expression of its parameters' names.
       microbatches: of each device's examples.
 

@@ -50,3 +50,51 @@ def test_every_kind():
         "collective-permute": 1,
     }
     assert sent.total == pytest.approx(sum(sent.bytes.values()))
+
+
+OVERLAPPED = """HloModule jit_f, entry_computation_layout={()->()}
+
+%start (q: bf16[8]) -> bf16[64] {
+  %gathered.1 = bf16[64]{0} all-gather(%q), channel_id=7, replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %custom-call.1 = (bf16[64]{0}, u32[]) custom-call(%gathered.1), \
+custom_call_target="AsyncCollectiveStart"
+}
+
+%during (q: bf16[8]) -> bf16[64] {
+  ROOT %gathered.2 = bf16[64]{0} all-gather(%q), channel_id=7, replica_groups=[1,8]<=[8]
+}
+
+%body.1 (arg: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %norm.1 = f32[8]{0} fusion(%x), kind=kLoop, calls=%add, \
+metadata={op_name="jit(f)/shard_map/while/body/jvp(Model)/Model.encode/encoder/layers_3/mul"}, \
+backend_config={"estimated_cycles":"10"}
+  ROOT %tuple.1 = (s32[], f32[8]) tuple(%i, %norm.1)
+}
+
+ENTRY %main.1 (p: f32[8,4]) -> f32[8,4] {
+  %fusion.1 = (bf16[64]{0}, u32[]) fusion(%q), kind=kCustom, calls=%start
+  %fusion.2 = bf16[64]{0} fusion(%q), kind=kOutput, calls=%during, \
+metadata={op_name="jit(f)/transpose(jvp(Model))/encoder/layers_0/dot_general"}, \
+backend_config={"window_config":{},"estimated_cycles":"700"}
+  %exchanged.1 = f32[16]{0} all-to-all(%a), channel_id=1, replica_groups={{0,1}}
+  %exchanged.2 = f32[16]{0} all-to-all(%b), channel_id=1, replica_groups={{0,1}}
+  %copy.1 = f32[16]{0} copy(%b), backend_config={"estimated_cycles":"30"}
+  ROOT %loop = (s32[], f32[8]) while(%t), condition=%c, body=%body.1, \
+backend_config={"known_trip_count":{"n":"5"}}
+}
+"""
+
+
+def test_an_asynchronous_collective_counts_once():
+    """It stands in each fusion that it overlaps with; what isn't asynchronous may share channels."""
+    sent = hlo.traffic(OVERLAPPED, 8)
+    assert sent.bytes == {"all-gather": 7 / 8 * 128, "all-to-all": 2 * 1 / 2 * 64}
+    assert sent.operations == {"all-gather": 1, "all-to-all": 2}
+
+
+def test_cycles_by_place():
+    assert list(hlo.cycles(OVERLAPPED).items()) == [
+        (hlo.Place("encoder/layers_*", "dot_general", "backward"), 700),
+        (hlo.Place("encoder/layers_*", "mul", "forward"), 50),
+        (hlo.Place("the compiler's", "copy", ""), 30),
+    ]

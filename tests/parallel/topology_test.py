@@ -1,0 +1,96 @@
+"""Slices that aren't there: what is refused, and steps compiled by the TPU's own compiler."""
+
+import importlib.metadata
+import importlib.util
+import json
+
+import pytest
+
+from mtl_t5x import main
+from mtl_t5x.parallel import topology
+
+HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
+with_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs the extra tpu_compiler")
+
+# What T5 1.1 small is, but for its layers and ids.
+SIZES = {"emb_dim": 512, "num_heads": 6, "head_dim": 64, "mlp_dim": 1024}
+ONE_LAYER = {"num_encoder_layers": 1, "num_decoder_layers": 1, "dtype": "bfloat16"}
+
+
+def dry_run(example: str, tmp_path, *bindings: str, name: str = "v5e:2x4", **config) -> dict:
+    """The numbers of the JSON file, of nothing but compiled programs."""
+    numbers = tmp_path / "numbers.json"
+    main.run(
+        [f"gin/examples/mini_glue_{example}.gin"],
+        [
+            *(f"t5.T5Config.{key} = {value!r}" for key, value in (ONE_LAYER | config).items()),
+            f'dry_run.dry_run.cache_dir = "{tmp_path / "cache"}"',
+            *bindings,
+        ],
+        "dry_run",
+        topology_name=name,
+        json_file=str(numbers),
+    )
+    return json.loads(numbers.read_text())
+
+
+def test_no_compiler(monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(ValueError, match=r"libtpu: pip install 'mtl_t5x\[tpu_compiler\]'"):
+        topology.devices("v5e:2x4")
+
+
+def test_a_compiler_of_another_version(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1")
+    with pytest.raises(ValueError, match=r"libtpu 0\.0\.1 doesn't fit jax .*asks for 0\.0\."):
+        topology.devices("v5e:2x4")
+
+
+@with_compiler
+@pytest.mark.tpu_compiler
+@pytest.mark.parametrize("name", ["v9x:2x2", "v5e:3x5", "v5e", ""])
+def test_a_topology_that_there_is_not(name):
+    with pytest.raises(ValueError, match=f"--topology={name}: .*Names are .*v5e:2x4, v5p:2x2x2"):
+        topology.devices(name)
+
+
+@with_compiler
+@pytest.mark.tpu_compiler
+def test_a_mesh_that_does_not_fit_the_slice(tmp_path):
+    with pytest.raises(ValueError, match="data = 3 and .model = 1 don't make up the 8 devices"):
+        dry_run("text_to_text", tmp_path, "sharding.Mesh.data = 3")
+
+
+@with_compiler
+@pytest.mark.tpu_compiler
+def test_several_slices():
+    devices = topology.devices("v5e:2x4", num_slices=2)
+    assert len(devices) == 16 and {device.slice_index for device in devices} == {0, 1}
+
+
+@with_compiler
+@pytest.mark.tpu_compiler
+def test_measuring_costs_what_a_plain_step_costs(tmp_path, capsys):
+    """Eight tasks on eight chips, a layer of T5 1.1 small; again, from what is known of it."""
+    lengths = 'TASK_FEATURE_LENGTHS = {"inputs": 256, "targets": 16}'
+    numbers = dry_run("text_to_text", tmp_path, lengths, **SIZES)
+    printed = capsys.readouterr().out
+    assert dry_run("text_to_text", tmp_path, lengths, **SIZES) == numbers
+    assert capsys.readouterr().out == printed
+    assert "encoder/layers_*/attention" in printed and "8 x TPU v5 lite" in printed
+    plain, measuring = numbers["plain"], numbers["measuring"]
+    assert measuring["cycles"] <= 1.03 * plain["cycles"]
+    assert measuring["sent_bytes"] <= 1.02 * plain["sent_bytes"]
+    assert measuring["hbm_bytes"] <= 1.02 * plain["hbm_bytes"]
+
+
+@with_compiler
+@pytest.mark.tpu_compiler
+@pytest.mark.parametrize("example", ["text_to_text_id", "canonical"])
+def test_every_architecture_compiles(tmp_path, example):
+    numbers = dry_run(example, tmp_path, "sharding.Mesh.fsdp = True")
+    assert numbers["devices"] == 8
+    assert numbers["measuring"]["cycles"] > 0 < numbers["plain"]["cycles"]

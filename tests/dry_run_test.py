@@ -65,8 +65,8 @@ def test_a_mesh_that_is_not_there(tmp_path):
 # A step that the devices have too little memory for
 
 
-RAN_OUT = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space \
-hbm. Used 18.49G of 15.75G hbm. Exceeded hbm capacity by 2.74G.
+RAN_OUT = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory \
+space hbm. Used 18.49G of 15.75G hbm. Exceeded hbm capacity by 2.74G.
 
 Total hbm usage >= 18.75G:"""
 

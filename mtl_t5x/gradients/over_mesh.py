@@ -63,7 +63,7 @@ def gradient_and_grams(
     gathered = _by_name(params, layout.gathered)
     scattered = _by_name(params, layout.scattered)
     selected = one_pass.select(params, groups)
-    measured = tuple(sorted({name for names in selected.values() for name in names}))
+    measured = tuple(sorted(set().union(*selected.values())))
     _check_shared(measured, gathered)
 
     def local(params, batch, key):
@@ -86,16 +86,15 @@ def gradient_and_grams(
         check_vma=False,
     )(params, batch, key)
 
+    reduce = functools.partial(
+        _reduce, gathered=gathered, scattered=scattered, measured=measured, groups=selected
+    )
     # By hand over all axes: the compiler would gather over `model` before every exchange.
+    in_specs = ({name: _of_device(spec) for name, spec in gathered.items()},)
     summed, grams = jax.shard_map(
-        functools.partial(
-            _reduce, gathered=gathered, scattered=scattered, measured=measured, groups=selected
-        ),
-        mesh=layout.mesh,
-        in_specs=({name: _of_device(spec) for name, spec in gathered.items()},),
-        out_specs=(scattered, PartitionSpec()),
+        reduce, mesh=layout.mesh, in_specs=in_specs, out_specs=(scattered, PartitionSpec()),
         check_vma=False,
-    )(grads)
+    )(grads)  # fmt: skip
     return losses, unflatten_dict(summed, sep="/"), grams
 
 

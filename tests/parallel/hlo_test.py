@@ -86,7 +86,7 @@ backend_config={"known_trip_count":{"n":"5"}}
 
 
 def test_an_asynchronous_collective_counts_once():
-    """It stands in each fusion that it overlaps with; what isn't asynchronous may share channels."""
+    """It stands in each fusion that it overlaps with; what isn't asynchronous shares channels."""
     sent = hlo.traffic(OVERLAPPED, 8)
     assert sent.bytes == {"all-gather": 7 / 8 * 128, "all-to-all": 2 * 1 / 2 * 64}
     assert sent.operations == {"all-gather": 1, "all-to-all": 2}

@@ -103,7 +103,12 @@ def run(
         raise
 
 
-_FOR_A_DRY_RUN = ('MODEL_DIR=""', 'DATA="mini"', 'VOCABULARY_PATH="mini"')
+_FOR_A_DRY_RUN = (
+    'MODEL_DIR=""',
+    'DATA="mini"',
+    'VOCABULARY_PATH="mini"',
+    "INITIAL_CHECKPOINT_PATH=None",
+)
 
 
 def _configure_logging() -> None:

@@ -29,6 +29,7 @@ SHORTER = {
     "python -m mtl_t5x.measure": ["--gin.measure.Settings.examples=64", TWO_TASKS],
     "python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin "
     '--gin.MODEL_DIR=\\"/tmp/dry\\" --dry_run': [],
+    "python -m mtl_t5x.main --gin_file=gin/examples/mini_glue_text_to_text.gin --dry_run": [],
     "bash launch/gpu.sh --dry-run": [],
     "bash launch/tpu_pod.sh --dry-run": [],
     "bash launch/study.sh --dry-run": [],
@@ -83,7 +84,11 @@ def run(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
 
 
 # In the README's order: the report is of the study before it.
-@pytest.mark.parametrize("command", commands())
+def marked(command: str):
+    return pytest.param(command, marks=pytest.mark.tpu_compiler if "--topology" in command else ())
+
+
+@pytest.mark.parametrize("command", map(marked, commands()))
 def test_command(command, folder):
     if command.startswith("bash") and not (ROOT / ".venv/installed-test").exists():
         pytest.skip("the launch scripts would install an environment: start the tests by them")

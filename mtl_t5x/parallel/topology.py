@@ -11,6 +11,14 @@ from jax.experimental import topologies
 
 # Generations and, of each, a slice; the numbers are chips along the axes of the torus.
 KNOWN = ("v4:2x2x2", "v5e:2x4", "v5p:2x2x2", "v6e:2x4")
+# libtpu shall neither ask the cloud what this host is, and complain, nor lock out who else compiles.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 INSTALL = "pip install 'mtl_t5x[tpu_compiler]' brings the libtpu that fits this jax"
 
 
@@ -21,9 +29,8 @@ def devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
       ValueError: no libtpu, one that doesn't fit jax, or a name that it doesn't know.
     """
     _check_compiler()
-    # It shall neither ask the cloud what this host is, nor lock others out that compile.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for setting, value in _ENVIRONMENT.items():
+        os.environ.setdefault(setting, value)
     several = {"num_slices": num_slices} if num_slices > 1 else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **several)

@@ -11,7 +11,7 @@ from jax.experimental import topologies
 
 # Generations and, of each, a slice; the numbers are chips along the axes of the torus.
 KNOWN = ("v4:2x2x2", "v5e:2x4", "v5p:2x2x2", "v6e:2x4")
-# libtpu shall neither ask the cloud what this host is, and complain, nor lock out who else compiles.
+# libtpu shall neither ask the cloud what this host is, and complain, nor lock others out.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -31,14 +31,17 @@ def devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
     _check_compiler()
     for setting, value in _ENVIRONMENT.items():
         os.environ.setdefault(setting, value)
+    names = (
+        "Names are a generation and the chips along each axis of a slice that hosts make up, as "
+        f"{', '.join(KNOWN)}, v5e:16x16"
+    )
+    if not name:
+        raise ValueError(f"--topology= names no devices. {names}")
     several = {"num_slices": num_slices} if num_slices > 1 else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **several)
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(
-            f"--topology={name}: {str(error).splitlines()[0]}. Names are a generation and the "
-            f"chips along each axis of a slice that hosts make up, as {', '.join(KNOWN)}, v5e:16x16"
-        ) from error
+        raise ValueError(f"--topology={name}: {str(error).splitlines()[0]}. {names}") from error
     return found.devices
 
 

@@ -18,18 +18,8 @@ FEW = {
 }
 
 
-# These two compile every kind of head and decoder; the others are parts of them.
-QUICK = ("mini_decanlp_canonical.gin", "mini_cola_text_to_text.gin")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
-        for name in EXAMPLES
-        if name.startswith("mini")
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name.startswith("mini")])
 def test_mini(name, tmp_path):
     macros = {"MODEL_DIR": str(tmp_path), "TRAIN_STEPS": 2, "BATCH_SIZE": 2, "LOG_PERIOD": 1}
     benchmark = next((b for b in FEW if b in name), None)

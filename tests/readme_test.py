@@ -85,7 +85,11 @@ def run(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
 
 # In the README's order: the report is of the study before it.
 def marked(command: str):
-    return pytest.param(command, marks=pytest.mark.tpu_compiler if "--topology" in command else ())
+    """Whole runs are `slow`, but for the main job's."""
+    slow = "/tmp/glue" in command or "/tmp/reviews" in command
+    compiler = "--topology" in command
+    marks = [pytest.mark.slow] * slow + [pytest.mark.tpu_compiler] * compiler
+    return pytest.param(command, marks=marks)
 
 
 @pytest.mark.parametrize("command", map(marked, commands()))

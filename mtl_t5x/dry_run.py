@@ -189,9 +189,7 @@ def _costs(
 
 
 def _all_on(shapes: Any, where: jax.sharding.Sharding) -> Any:
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes
-    )
+    return sharding.placed_shapes(shapes, jax.tree.map(lambda _: where, shapes))
 
 
 def _cost_for_topology(
@@ -204,6 +202,7 @@ def _cost_for_topology(
     if known.exists():
         return _from_json(json.loads(known.read_text()))
     logger.info("compiling the %s step for %d x %s …", kind, len(devices), devices[0].device_kind)
+    caching = jax.config.jax_enable_compilation_cache
     try:
         # JAX's own cache can write such a program, and not read it.
         jax.config.update("jax_enable_compilation_cache", False)
@@ -218,6 +217,8 @@ def _cost_for_topology(
             f"the {kind} step takes {used[1]} of {used[2]} that {devices[0].device_kind} has: "
             f"{used[3]} too much"
         ) from None
+    finally:
+        jax.config.update("jax_enable_compilation_cache", caching)
     cache.mkdir(parents=True, exist_ok=True)
     files.write_atomically(known, json.dumps(_to_json(cost)))
     return cost

@@ -83,7 +83,6 @@ def run(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
     return ended
 
 
-# In the README's order: the report is of the study before it.
 def marked(command: str):
     """Whole runs are `slow`, but for the main job's."""
     slow = "/tmp/glue" in command or "/tmp/reviews" in command
@@ -92,6 +91,7 @@ def marked(command: str):
     return pytest.param(command, marks=marks)
 
 
+# In the README's order: the report is of the study before it.
 @pytest.mark.parametrize("command", map(marked, commands()))
 def test_command(command, folder):
     if command.startswith("bash") and not (ROOT / ".venv/installed-test").exists():

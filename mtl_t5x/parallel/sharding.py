@@ -253,12 +253,11 @@ def layout(
         return tuple(_spec(leaf, rules, shape, slices) for leaf in leaves)
 
     params, updated = boxed_state.params, mesh.fsdp or mesh.shard_optimizer_state
-    placed = boxed_state.replace(
-        params=specs(params, mesh.fsdp), opt_state=specs(boxed_state.opt_state, updated)
-    )
+    of_optimizer = specs(boxed_state.opt_state, updated)
     return Layout(
         mesh=jax.sharding.Mesh(grid, tuple(shape)),
-        specs=(PartitionSpec(), *placed.params, *placed.opt_state),  # the step's number comes first
+        # The step's number comes first.
+        specs=(PartitionSpec(), *specs(params, mesh.fsdp), *of_optimizer),
         gathered=specs(params, False),
         scattered=specs(params, True),
         updated=specs(params, updated),

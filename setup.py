@@ -48,7 +48,8 @@ setup(
         "gcs": ["google-cloud-storage"],
         "test": ["beartype", "google-cloud-storage", "pytest", "pytest-xdist", "ruff"],
         # The TPU's compiler, for --dry_run --topology: the version that jax's extra "tpu" names.
-        "tpu_compiler": ["libtpu==0.0.41.*"],
+        # (pip below 23.3 doesn't find an extra whose name has an underscore.)
+        "tpu-compiler": ["libtpu==0.0.41.*"],
         "reference": ["safetensors", "torch==2.13.0", "torchjd", "transformers"],
     },
 )

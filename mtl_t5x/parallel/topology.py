@@ -19,7 +19,7 @@ _ENVIRONMENT = {
     "TPU_WORKER_ID": "0",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-INSTALL = "pip install 'mtl_t5x[tpu_compiler]' brings the libtpu that fits this jax"
+INSTALL = "pip install -e '.[tpu-compiler]' brings the libtpu that fits this jax"
 
 
 def devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:

@@ -3,7 +3,7 @@ r"""What steps take on TPUs, by their compiler's estimate: plain and measuring, 
 python tests/benchmarks/tpu.py [--sizes small base large] [--topologies v5e:2x4 v5e:4x4] \
     [--fsdp] [--replicated]
 
-Nothing is run, so no TPU is needed: the extra tpu_compiler is, and minutes for each program that
+Nothing is run, so no TPU is needed: the extra tpu-compiler is, and minutes for each program that
 isn't known yet. Eight tasks of 16 examples, 256 + 16 tokens, in bf16. The last line is JSON.
 """
 

@@ -1,16 +1,12 @@
 """Slices that aren't there: what is refused, and steps compiled by the TPU's own compiler."""
 
 import importlib.metadata
-import importlib.util
 import json
 
 import pytest
 
 from mtl_t5x import main
 from mtl_t5x.parallel import topology
-
-HAS_COMPILER = importlib.util.find_spec("libtpu") is not None
-with_compiler = pytest.mark.skipif(not HAS_COMPILER, reason="needs the extra tpu_compiler")
 
 # What T5 1.1 small is, but for its layers and ids.
 SIZES = {"emb_dim": 512, "num_heads": 6, "head_dim": 64, "mlp_dim": 1024}
@@ -39,7 +35,7 @@ def test_no_compiler(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    with pytest.raises(ValueError, match=r"libtpu: pip install 'mtl_t5x\[tpu_compiler\]'"):
+    with pytest.raises(ValueError, match=r"libtpu: pip install -e '\.\[tpu-compiler\]'"):
         topology.devices("v5e:2x4")
 
 
@@ -49,7 +45,6 @@ def test_a_compiler_of_another_version(monkeypatch):
         topology.devices("v5e:2x4")
 
 
-@with_compiler
 @pytest.mark.tpu_compiler
 @pytest.mark.parametrize("name", ["v9x:2x2", "v5e:3x5", "v5e", ""])
 def test_a_topology_that_there_is_not(name):
@@ -57,21 +52,18 @@ def test_a_topology_that_there_is_not(name):
         topology.devices(name)
 
 
-@with_compiler
 @pytest.mark.tpu_compiler
 def test_a_mesh_that_does_not_fit_the_slice(tmp_path):
     with pytest.raises(ValueError, match="data = 3 and .model = 1 don't make up the 8 devices"):
         dry_run("text_to_text", tmp_path, "sharding.Mesh.data = 3")
 
 
-@with_compiler
 @pytest.mark.tpu_compiler
 def test_several_slices():
     devices = topology.devices("v5e:2x4", num_slices=2)
     assert len(devices) == 16 and {device.slice_index for device in devices} == {0, 1}
 
 
-@with_compiler
 @pytest.mark.tpu_compiler
 def test_measuring_costs_what_a_plain_step_costs(tmp_path, capsys):
     """Eight tasks on eight chips, a layer of T5 1.1 small; again, from what is known of it."""
@@ -87,7 +79,6 @@ def test_measuring_costs_what_a_plain_step_costs(tmp_path, capsys):
     assert measuring["hbm_bytes"] <= 1.02 * plain["hbm_bytes"]
 
 
-@with_compiler
 @pytest.mark.tpu_compiler
 @pytest.mark.parametrize("example", ["text_to_text_id", "canonical"])
 def test_every_architecture_compiles(tmp_path, example):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from mtl_t5x.data import batching, features, lookup
 from mtl_t5x.evaluate import Evaluation
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.models import architectures, t5
-from mtl_t5x.runtime import run_log
+from mtl_t5x.runtime import interruption, run_log
 from mtl_t5x.storage import checkpoints
 from mtl_t5x.tasks import vocabularies
 from mtl_t5x.tasks.glue import glue
@@ -190,6 +191,25 @@ def test_eval_mode_leaves_an_unfinished_run_unfinished(folder, tmp_path):
     main.run([EXAMPLE], settings)
     assert json.loads((tmp_path / "results.json").read_text())["step"] == 12
     assert [line["step"] for line in lines(tmp_path)] == [10], "no other step is measured"
+
+
+def test_told_to_stop_in_the_last_step(folder, tmp_path, monkeypatch):
+    """It is saved, and the run isn't finished: started again it evaluates."""
+    a_copy(folder, tmp_path, "checkpoint_6")
+    settings = bindings(tmp_path, MIXTURE_OR_TASK_NAME=TASKS[:1], TRAIN_STEPS=7, CONFLICT_PERIOD=0)
+    original = run_log.RunLog.add
+
+    def add(self, at_step, *args, **kwargs):
+        original(self, at_step, *args, **kwargs)
+        signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_log.RunLog, "add", add)
+        with pytest.raises(interruption.Terminated):
+            main.run([EXAMPLE], settings)
+    assert (tmp_path / "checkpoint_7").is_dir() and not (tmp_path / "results.json").exists()
+    main.run([EXAMPLE], settings)
+    assert json.loads((tmp_path / "results.json").read_text())["step"] == 7
 
 
 def dev_lines(folder: pathlib.Path, task: str) -> list[dict]:

@@ -116,7 +116,10 @@ def test_scaled_gradients(params, gradients):
     assert_figures(figures, gradient.mean(axis=0), squares, 2e-5)
 
 
-def test_adam_scale(params):
+def test_adam_scale():
+    rng = np.random.default_rng(0)
+    params = {"kernel": rng.normal(size=(5, 7)), "scale": rng.normal(size=3)}
+    params = {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
     optimizer = step.adamw(1e-3, 1, 10, b2=0.9, eps=1e-3)
     opt_state = optimizer.init(params)
     grads = [jax.tree.map(lambda p, s=s: s * jnp.sin(p) / 100, params) for s in (1.0, -2.0)]

@@ -13,24 +13,28 @@ CONFIG = t5.T5Config(
     vocab_size=96,
     emb_dim=32,
     num_heads=4,
-    num_encoder_layers=2,
-    num_decoder_layers=3,
+    num_encoder_layers=1,
+    num_decoder_layers=2,
     head_dim=6,
     mlp_dim=40,
 )
 
 
 def params(config=CONFIG, seed=0):
-    """Parameters drawn without compiling anything; the norm scales are not all one."""
-    model = architectures.TextToText(config)
+    """Parameters of one decoder for all."""
     ids = jnp.ones((1, 4), jnp.int32)
-    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), ids, ids, method="logits"))
+    return params_of(architectures.TextToText(config), seed, ids, ids, method="logits")
+
+
+def params_of(model, seed, *arguments, method=None):
+    """Parameters drawn without compiling anything; the norm scales are not all one."""
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0), *arguments, method=method))
     rng = np.random.default_rng(seed)
     drawn = {}
     for name, leaf in flatten_dict(nn.meta.unbox(boxed)["params"], sep="/").items():
         value = rng.normal(size=leaf.shape)
         if name.endswith("/kernel"):
-            value = value / np.sqrt(leaf.shape[0])
+            value = value / np.sqrt(leaf.shape[-2])
         if name.endswith("/scale"):
             value = 1 + 0.2 * value
         drawn[name] = jnp.asarray(value, jnp.float32)

@@ -1,6 +1,5 @@
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 
 from mtl_t5x.models import architectures, decoding, t5
 from mtl_t5x.tasks import vocabularies
+from tests import random_t5
 
 CONFIG = t5.T5Config(
     vocab_size=23,
@@ -22,10 +22,7 @@ CONFIG = t5.T5Config(
 
 @pytest.fixture(scope="module")
 def model_and_params():
-    model = architectures.TextToText(CONFIG)
-    ids = jnp.zeros((1, 5), jnp.int32)
-    variables = model.init(jax.random.key(3), ids, ids, method="logits")
-    return model, nn.meta.unbox(variables)["params"]
+    return architectures.TextToText(CONFIG), random_t5.params(CONFIG, seed=3)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -41,8 +38,8 @@ def without_cache(model, params, inputs, max_length):
         shifted = np.pad(decoded, ((0, 0), (1, 0)))
         # Padded to one length, so that one compiled program serves every prefix.
         padded = np.pad(shifted, ((0, 0), (0, max_length - shifted.shape[1])))
-        logits = all_logits(model, params, inputs, jnp.asarray(padded))[:, : shifted.shape[1]]
-        chosen = np.array(np.argmax(logits[:, -1], axis=-1))
+        logits = np.asarray(all_logits(model, params, inputs, padded))[:, shifted.shape[1] - 1]
+        chosen = np.argmax(logits, axis=-1)
         chosen[(decoded == 1).any(axis=1)] = 0
         decoded = np.concatenate([decoded, chosen[:, None].astype(np.int32)], axis=1)
     return decoded

@@ -62,6 +62,11 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.close()
 
+    def close(self) -> None:
+        """Of a process that has ended."""
+        self.leave()
+        self.process.stdout.close()
+
 
 class _Told:
     """A context in which SIGTERM and Ctrl-C only make `requested` true."""
@@ -179,6 +184,7 @@ class _Pool:
         """Whether it was told to stop, and so all are; else its run failed, unless it was over."""
         code, job = worker.process.wait(), worker.job
         self._remove(worker)
+        worker.close()
         self._free.append(worker.place)
         if job.is_finished():
             job.succeed()
@@ -225,7 +231,7 @@ class _Pool:
                 worker.process.kill()
                 worker.process.wait()
         for worker in (*self._workers, *self._leaving):
-            worker.process.stdout.close()
+            worker.close()
         self._selector.close()
 
 

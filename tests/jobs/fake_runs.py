@@ -11,7 +11,7 @@ import sys
 import time
 
 # Other seeds finish at once.
-FAILS, SAVED, TERMINATED, HANGS, KILLED, WAITS, STAYS = range(50, 57)
+FAILS, SAVED, TERMINATED, HANGS, KILLED, WAITS, STAYS, KILLED_AFTER = range(50, 58)
 
 
 def run(gin_files, gin_bindings) -> None:
@@ -27,6 +27,8 @@ def run(gin_files, gin_bindings) -> None:
     results = {"step": values["TRAIN_STEPS"], "test": {task: {"accuracy": 60.0}}}
     (folder / "results.json").write_text(json.dumps(results))
     note(folder, "finished")
+    if values["RANDOM_SEED"] == KILLED_AFTER:
+        _kill(folder)
 
 
 def note(folder: pathlib.Path, what: str) -> None:

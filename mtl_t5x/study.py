@@ -28,7 +28,6 @@ from ml_collections import config_flags
 from mtl_t5x.jobs import job as one_run
 from mtl_t5x.jobs import places, pool
 from mtl_t5x.jobs.progress import Progress, in_words
-from mtl_t5x.report import report
 from mtl_t5x.runtime import exit_codes
 from mtl_t5x.storage import files
 
@@ -220,6 +219,9 @@ def run_study(
         failed = pool.carry_out(todo, used, progress)
     else:
         failed = _carry_out_here(todo, progress, run)
+    # Here, as drawing takes seconds to import, and a study's first words shall come at once.
+    from mtl_t5x.report import report
+
     print(f"report: {report.write_report(workdir)}", flush=True)
     return tuple(job.name for job in mine if job.name in failed)
 

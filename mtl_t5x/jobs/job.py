@@ -21,7 +21,7 @@ RunFunction = Callable[[Sequence[str], Sequence[str]], None]
 # Seconds that a run waits for a process that is leaving its folder: its save may be under way.
 PATIENCE = 600
 # What a task costs besides its steps (start, compilation, evaluation), in steps of one task.
-_BESIDE_STEPS = 200
+_BESIDE_STEPS = 400
 # The last line of such an error.txt; the report shows the last that names an error.
 _LOST = "ChildProcessError: "
 

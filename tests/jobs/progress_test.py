@@ -15,7 +15,7 @@ class Clock:
         return self.now
 
 
-def job(folder, name: str, tasks: int = 1, steps: int = 800) -> Job:
+def job(folder, name: str, tasks: int = 1, steps: int = 600) -> Job:
     return Job(name, str(folder / "runs" / name), (), (), steps, tasks)
 
 
@@ -38,7 +38,7 @@ def test_steps_done_are_read_from_the_log(tmp_path):
 def test_time_left_before_anything_is_seen(tmp_path):
     runs = [job(tmp_path, str(i)) for i in range(4)]
     assert progress.Progress("s", runs, 2).left() is None
-    # Each is 800 steps, and what takes as long as 200; two at a time.
+    # Each is 600 steps, and what takes as long as 400; two at a time.
     assert progress.Progress("s", runs, 2, seconds_per_step=0.01).left() == pytest.approx(20)
 
 
@@ -59,7 +59,7 @@ def test_time_left_from_runs_that_ended_and_runs_under_way(tmp_path, capsys):
     counted.show()
     line = capsys.readouterr().out
     assert line.count("\n") == 1
-    assert "study s: 1 of 4 runs ended, about" in line and "b at step 481 of 800" in line
+    assert "study s: 1 of 4 runs ended, about" in line and "b at step 481 of 600" in line
 
 
 def test_the_longest_run_lasts_whatever_the_others_do(tmp_path):
@@ -69,14 +69,14 @@ def test_the_longest_run_lasts_whatever_the_others_do(tmp_path):
 
 def test_steps_of_an_earlier_attempt_took_no_time_now(tmp_path):
     clock = Clock()
-    run = job(tmp_path, "a")
+    run = job(tmp_path, "a", steps=800)
     log(run, 599)
     counted = progress.Progress("s", [run], 1, clock=clock)
     counted.started(run)
     assert counted.left() is None
     clock.now += 10
     log(run, 699)
-    assert counted.left() == pytest.approx(10 / 100 * (1000 - 681), rel=0.02)
+    assert counted.left() == pytest.approx(10 / 100 * (1200 - 681), rel=0.02)
 
 
 def test_a_failure_says_why_and_where_to_look(tmp_path, capsys):

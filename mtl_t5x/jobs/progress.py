@@ -42,6 +42,9 @@ class Progress:
         """`seconds_per_step`: a first guess at what a step of one task takes a worker."""
         self._title = title
         self._waiting = {job.name: job for job in jobs}
+        # What all names begin with tells nothing.
+        common = os.path.commonprefix(list(self._waiting)) if len(jobs) > 1 else ""
+        self._told = len(common[: common.rfind(".") + 1])
         self._running: dict[str, _Running] = {}
         self._count, self._ended = len(jobs), 0
         self._workers = workers
@@ -93,7 +96,7 @@ class Progress:
         parts = [f"{self._ended} of {self._count} runs ended"]
         parts += [in_words(left) + " left"] if left is not None else []
         parts += [
-            f"{name} at step {steps_done(run.job)} of {run.job.steps}"
+            f"{name[self._told :]} at step {steps_done(run.job)} of {run.job.steps}"
             for name, run in self._running.items()
         ]
         return f"{self._title}: {', '.join(parts)}"

@@ -62,6 +62,18 @@ def test_time_left_from_runs_that_ended_and_runs_under_way(tmp_path, capsys):
     assert "study s: 1 of 4 runs ended, about" in line and "b at step 481 of 600" in line
 
 
+def test_the_line_for_all_leaves_out_what_all_names_begin_with(tmp_path):
+    runs = [
+        job(tmp_path, f"text_to_text.default.{name}") for name in ("multi.seed0", "multi.seed1")
+    ]
+    counted = progress.Progress("study s", runs, 2)
+    counted.started(runs[1])
+    assert str(counted) == "study s: 0 of 2 runs ended, seed1 at step 0 of 600"
+    alone = progress.Progress("study s", runs[:1], 1)
+    alone.started(runs[0])
+    assert runs[0].name in str(alone)
+
+
 def test_the_longest_run_lasts_whatever_the_others_do(tmp_path):
     runs = [job(tmp_path, "long", tasks=8), job(tmp_path, "short")]
     assert progress.Progress("s", runs, 2, seconds_per_step=0.01).left() == pytest.approx(80)

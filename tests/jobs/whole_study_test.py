@@ -19,7 +19,7 @@ STUDY = [
     "--config=configs/mini_glue.py",
     "--config.tasks=('cola', 'rte')",
     "--config.seeds=(0, 1)",
-    "--config.train_steps=40",
+    "--config.train_steps=60",
     "--config.conflict_period=10",
 ]
 TABLES = ("transfer.csv", "conflict.csv")
@@ -97,7 +97,7 @@ def test_ten_kills_lose_nothing_that_is_finished(undisturbed, two_cores, tmp_pat
     while True:
         process = start(workdir, 2, two_cores)
         while process.poll() is None and kills < 10:
-            time.sleep(draw.uniform(3, 20))
+            time.sleep(draw.uniform(3, 16))
             victims = [process.pid, *workers_of(process)]
             if process.poll() is None:
                 os.kill(draw.choice(victims), signal.SIGKILL)

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -323,6 +324,40 @@ def test_the_command_ends_with_a_run_that_was_told_to_stop(seed, tmp_path):
     begun = [f"text_to_text.default.semantic.multi_task.seed{i}" for i in (0, seed)]
     assert sorted(p.name for p in tmp_path.glob("runs/*")) == begun
     assert not list(tmp_path.glob("runs/*/error.txt")) and "Traceback" not in ended.stderr
+
+
+def test_the_command_tells_of_runs_that_were_lost(tmp_path):
+    """By the code with which a scheduler starts it again, and on the report's page."""
+    tasks = "--config.tasks=('cola', 'rte')"
+    ended = command(f"--workdir={tmp_path}", tasks, f"--config.seeds=(0, {fake_runs.KILLED})")
+    assert ended.returncode == exit_codes.HANGS, ended.stderr
+    assert "3 of the runs failed" in ended.stdout
+    assert len(list(tmp_path.glob("runs/*/results.json"))) == 3
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "ChildProcessError: its process was killed (SIGKILL)" in page
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--jobs=0", "error: --jobs=0: give 1 or more"),
+        ("--jobs=1000", "error: --jobs=1000: every run needs a core of its own"),
+        ("--devices=1,1", "error: --devices=1,1 names the device 1 twice"),
+        ("--devices_per_run=2", "error: --devices and --devices_per_run are for accelerators"),
+    ],
+)
+def test_workers_that_there_is_no_room_for_are_refused(flag, message, tmp_path):
+    ended = command(f"--workdir={tmp_path / 'a'}", flag)
+    assert ended.returncode == 2 and not (tmp_path / "a").exists()
+    assert ended.stderr.startswith(message) and ended.stderr.count("\n") == 1
+
+
+def test_the_command_says_first_what_it_will_do(tmp_path):
+    tasks = "--config.tasks=('cola', 'rte')"
+    out = command(f"--workdir={tmp_path}", tasks, "--jobs=1").stdout.splitlines()
+    assert out[0] == "study mini_glue: 6 runs here, 0 of them finished before"
+    assert re.fullmatch(r"6 runs by 1 worker \(cores? [\d,]+\): about .*", out[1])
+    assert out[2].endswith("runs/NAME/log.txt")
 
 
 def test_study_and_report_import_nothing_heavy():

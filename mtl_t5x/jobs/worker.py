@@ -70,7 +70,9 @@ def _messages_to(path: str) -> Iterator[None]:
 
 def main(argv: Sequence[str]) -> None:
     """Carries out runs until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C: the parent says what is to be done
+    # A Ctrl-C or a closed terminal: the parent says what is to be done, or is gone.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     program, *cores = argv
     if cores:  # before any library counts them
         os.sched_setaffinity(0, [int(core) for core in cores[0].split(",")])

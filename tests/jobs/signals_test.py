@@ -72,8 +72,13 @@ def test_one_worker_told_to_stop_stops_all(study, tmp_path):
     assert saved(tmp_path) == 2 and len(fake_runs.notes(tmp_path, "begun")) == 2
 
 
-def test_workers_save_and_leave_when_their_parent_is_gone(study, tmp_path):
-    study.kill()
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.kill, signal.SIGKILL), (os.killpg, signal.SIGHUP)],
+    ids=["killed", "closed terminal"],
+)
+def test_workers_save_and_leave_when_their_parent_is_gone(send, number, study, tmp_path):
+    send(study.pid, number)
     study.wait()
     workers = [note["process"] for note in fake_runs.notes(tmp_path, "waits")]
     until(lambda: all(map(gone, workers)))

@@ -172,8 +172,9 @@ class _Pool:
         self._progress.started(job)
 
     def _answered(self, worker: _Worker, why: str | None) -> None:
-        self._end(worker, why)
-        if self._waiting:
+        self._keep_log(worker)
+        self._end(worker.job, why)
+        if self._waiting and worker.process.poll() is None:
             self._give(worker)
             return
         self._remove(worker)
@@ -184,27 +185,29 @@ class _Pool:
         """Whether it was told to stop, and so all are; else its run failed, unless it was over."""
         code, job = worker.process.wait(), worker.job
         self._remove(worker)
+        self._keep_log(worker)
         worker.close()
-        self._free.append(worker.place)
         if job.is_finished():
             job.succeed()
-            self._end(worker, None)
+            self._end(job, None)
         elif code in (exit_codes.TOLD_TO_STOP, -signal.SIGTERM):
             return True
         else:
             why = _in_words(code)
             job.lose(_last_lines(worker.log), why)
-            self._end(worker, why)
+            self._end(job, why)
         return False
 
     def _remove(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         self._selector.unregister(worker.process.stdout)
+        self._free.append(worker.place)
 
-    def _end(self, worker: _Worker, why: str | None) -> None:
-        job = worker.job
-        if is_remote(job.folder) and worker.log.exists():
-            (epath.Path(job.folder) / LOG).write_bytes(worker.log.read_bytes())
+    def _keep_log(self, worker: _Worker) -> None:
+        if is_remote(worker.job.folder) and worker.log.exists():
+            (epath.Path(worker.job.folder) / LOG).write_bytes(worker.log.read_bytes())
+
+    def _end(self, job: Job, why: str | None) -> None:
         if why is None:
             self._progress.finished(job)
         else:

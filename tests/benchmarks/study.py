@@ -4,7 +4,7 @@ python tests/benchmarks/study.py [--runs=8] [--steps=800] [--jobs=1,2] [--folder
 
 Single-task runs of the embedded benchmark (eight tasks, then the next seed), as `mtl_t5x.study`
 carries them out: workers start, import, compile, train, evaluate and save. With N at a time each
-has an Nth of the cores. A study of the first runs, a few steps long, fills the cache of compiled
+has an Nth of the cores. A study of the first runs, sixty steps long, fills the cache of compiled
 programs before anything is timed, as an earlier study on the machine does. The last line is JSON:
 seconds of each way, and two at a time over one at a time.
 """
@@ -61,7 +61,7 @@ def main() -> None:
     ways = [int(jobs) for jobs in arguments.jobs.split(",")]
     result = {}
     for jobs in ways:
-        seconds(folder / f"warm_{jobs}", jobs, 21, jobs)
+        seconds(folder / f"warm_{jobs}", jobs, 60, jobs)
     for jobs in ways:
         result[f"seconds_jobs_{jobs}"] = spent = seconds(
             folder / f"jobs_{jobs}", arguments.runs, arguments.steps, jobs

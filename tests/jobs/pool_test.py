@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 
 import pytest
 
@@ -120,6 +121,23 @@ def test_a_run_that_finished_before_its_process_was_lost_counts(tmp_path):
     item.lose("", "of an earlier attempt")
     assert carry_out([item], on_one_core(1)) == {}
     assert not (pathlib.Path(item.folder) / "error.txt").exists()
+
+
+def test_a_worker_that_is_lost_between_runs_costs_none(tmp_path):
+    jobs = [job(tmp_path, "a", tasks=2), job(tmp_path, "b")]
+
+    class Kills(Progress):
+        def finished(self, job):
+            super().finished(job)
+            if job.name == "a":
+                process = fake_runs.notes(tmp_path, "begun")[0]["process"]
+                os.kill(process, signal.SIGKILL)
+                os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+
+    progress = Kills("study", jobs, 1)
+    assert pool.carry_out(jobs, on_one_core(1), progress, "tests.jobs.fake_runs:run") == {}
+    begun = fake_runs.notes(tmp_path, "begun")
+    assert [note["run"] for note in begun] == ["a", "b"]
 
 
 def test_the_log_reaches_object_storage(tmp_path, monkeypatch):

@@ -3,8 +3,10 @@
     python -m mtl_t5x.study --config=configs/mini_glue.py --workdir=DIR [--config.FIELD=VALUE]
 
 runs what is not finished, one run folder each under `DIR/runs/<name>/`, then writes the report.
-`--index=I --count=N` takes the I-th of N shares (counted from 0), for job arrays; shares may run
-at the same time in one DIR. A config file holds `get_config()` and `runs(config)`.
+`--jobs=N` runs N at a time on this machine, each on cores or accelerators of its own, by default as
+many as help. `--index=I --count=N` takes the I-th of N shares (counted from 0), for job arrays;
+shares may run at the same time in one DIR. A config file holds `get_config()` and `runs(config)`,
+and may hold SECONDS_PER_STEP, about what a step of one task takes on one core.
 """
 
 import dataclasses
@@ -14,8 +16,7 @@ import json
 import pathlib
 import re
 import sys
-import time
-import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,11 +25,11 @@ from absl import app, flags
 from etils import epath
 from ml_collections import config_flags
 
-from mtl_t5x.report import report
+from mtl_t5x.jobs import job as one_run
+from mtl_t5x.jobs import places, pool
+from mtl_t5x.jobs.progress import Progress, in_words
 from mtl_t5x.runtime import exit_codes
 from mtl_t5x.storage import files
-
-RunFunction = Callable[[Sequence[str], Sequence[str]], None]
 
 # Tasks that only have a test split, scored by whoever trains on the task they belong to.
 _TEST_ONLY = {("glue", "mnli"): ("mnli_mismatched",)}
@@ -149,6 +150,25 @@ def share(runs: Sequence[Run], index: int, count: int) -> tuple[Run, ...]:
     return tuple(runs[index::count])
 
 
+@dataclasses.dataclass(frozen=True)
+class Workers:
+    """How many runs take place at a time on this machine; what is None, `places.plan` chooses.
+
+    Attributes:
+      jobs: runs at a time.
+      devices_per_run: accelerators of each.
+      devices: names of the accelerators to use.
+    """
+
+    jobs: int | None = None
+    devices_per_run: int | None = None
+    devices: Sequence[str] | None = None
+
+    def places(self, jobs: Sequence[one_run.Job]) -> tuple[places.Place, ...]:
+        helpful = places.helpful([job.work for job in jobs])
+        return places.plan(self.jobs, self.devices_per_run, self.devices, helpful=helpful)
+
+
 def run_study(
     workdir: epath.PathLike,
     name: str,
@@ -157,13 +177,14 @@ def run_study(
     *,
     index: int = 0,
     count: int = 1,
-    run: RunFunction | None = None,
+    workers: Workers = Workers(),
+    seconds_per_step: float | None = None,
+    run: one_run.RunFunction | None = None,
 ) -> tuple[str, ...]:
-    """Runs this share's unfinished runs in this process, then writes the report.
+    """Runs this share's unfinished runs, the longest first, then writes the report.
 
-    A run that `is_finished` isn't run again. One that fails leaves its traceback in
-    `error.txt`, and the others go on. One that was told to stop ends the study; the study started
-    again goes on with it.
+    A finished run isn't run again. One that fails leaves its traceback, or what ended its process,
+    in `error.txt`, and the others go on. Told to stop, all save; the study started again goes on.
 
     Args:
       workdir: the study's folder.
@@ -171,76 +192,82 @@ def run_study(
       config: the study's settings, recorded in `study.json`.
       runs: all runs of the study, those of other shares included.
       index, count: which share of the runs to take.
-      run: what to call with a run's gin files and bindings; by default `mtl_t5x.main.run`.
+      workers: the processes that the runs are carried out in.
+      seconds_per_step: about what a step of one task takes on one core.
+      run: called with a run's gin files and bindings, in this process, instead of workers that call
+        `mtl_t5x.main.run`.
 
     Returns:
       The names of this share's runs that failed.
 
     Raises:
-      ValueError: `workdir` belongs to another configuration, or `index` is not below `count`.
-      SystemExit: with code 42, a run was told to stop (SIGTERM) and has saved its state.
+      ValueError: `workdir` belongs to another configuration, `index` is not below `count`, or
+        `workers` asks for more than there is.
+      SystemExit: with code 42, told to stop (SIGTERM, Ctrl-C), and the runs' states are saved.
     """
     workdir = epath.Path(workdir)
-    mine = share(runs, index, count)
+    mine = [_job(workdir, item) for item in share(runs, index, count)]
+    # By all of them, so that the study started again shares out the cores as it did before.
+    found = workers.places(mine) if run is None else ()
     _record(workdir, name, config, runs)
-    todo = [item for item in mine if not is_finished(workdir, item)]
+    todo = [job for job in mine if not job.is_finished()]
     print(f"study {name}: {len(mine)} runs here, {len(mine) - len(todo)} of them finished before")
-    if todo and run is None:
-        # Here and not at the top, so that a study can be listed and redrawn without JAX.
-        from mtl_t5x import main as program
+    used = found[: len(todo)]
+    progress = Progress(f"study {name}", todo, max(1, len(used)), seconds_per_step)
+    if used:
+        _tell(workdir, todo, used, progress)
+        failed = pool.carry_out(todo, used, progress)
+    else:
+        failed = _carry_out_here(todo, progress, run)
+    # Here, as drawing takes seconds to import, and a study's first words shall come at once.
+    from mtl_t5x.report import report
 
-        run = program.run
-    failed = []
-    for number, item in enumerate(todo, start=1):
-        title = f"[{number}/{len(todo)}] {item.name}"
-        print(title, flush=True)
-        start = time.monotonic()
-        succeeded = _run_one(workdir, item, run)
-        if not succeeded:
-            failed.append(item.name)
-        state = "finished" if succeeded else "FAILED"
-        print(f"{title}: {state} after {time.monotonic() - start:.0f} s", flush=True)
     print(f"report: {report.write_report(workdir)}", flush=True)
-    return tuple(failed)
+    return tuple(job.name for job in mine if job.name in failed)
 
 
-def is_finished(workdir: epath.Path, item: Run) -> bool:
-    """Whether the run's folder holds results of its last step."""
-    path = workdir / "runs" / item.name / "results.json"
-    if not path.exists():
-        return False
+def _job(workdir: epath.Path, item: Run) -> one_run.Job:
+    folder = str(workdir / "runs" / item.name)
     steps = [re.fullmatch(r"TRAIN_STEPS\s*=\s*(\d+)", b.strip()) for b in item.gin_bindings]
-    last = max((int(match.group(1)) for match in steps if match), default=0)
-    try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["step"]) >= last
-    except (ValueError, KeyError, TypeError):
-        return True  # damaged: the report says so, and what to do
+    return one_run.Job(
+        name=item.name,
+        folder=folder,
+        gin_files=item.gin_files,
+        gin_bindings=(*item.gin_bindings, f"MODEL_DIR={_gin_value(folder)}"),
+        steps=max((int(match.group(1)) for match in steps if match), default=0),
+        tasks=len(item.tasks),
+    )
 
 
-def _run_one(workdir: epath.Path, item: Run, run: RunFunction) -> bool:
-    """Whether the run finished; if not, `error.txt` in its folder says why."""
-    folder = workdir / "runs" / item.name
-    folder.mkdir(parents=True, exist_ok=True)
-    error = folder / "error.txt"
-    bindings = (*item.gin_bindings, f"MODEL_DIR={_gin_value(str(folder))}")
-    try:
-        run(item.gin_files, bindings)
-        if not is_finished(workdir, item):
-            raise RuntimeError(
-                f"the run ended, and {folder / 'results.json'} isn't there or of a step before its "
-                "last one"
-            )
-    # A run may also give up by sys.exit; whatever ended it, the other runs go on.
-    except (Exception, SystemExit) as problem:
-        if isinstance(problem, SystemExit) and problem.code == exit_codes.TOLD_TO_STOP:
-            print(f"{item.name}: told to stop; start the study again to go on", flush=True)
-            raise
-        text = traceback.format_exc()
-        files.write_atomically(error, text.encode())
-        print(text, file=sys.stderr, flush=True)
-        return False
-    error.unlink(missing_ok=True)
-    return True
+def _tell(
+    workdir: epath.Path,
+    todo: Sequence[one_run.Job],
+    used: Sequence[places.Place],
+    progress: Progress,
+) -> None:
+    """What is to be done where, and how long it will take."""
+    left = progress.left()
+    when = "how long it takes is told once it has begun" if left is None else in_words(left)
+    where = "; ".join(place.title for place in used)
+    workers = "1 worker" if len(used) == 1 else f"{len(used)} workers"
+    print(f"{len(todo)} runs by {workers} ({where}): {when}")
+    print(f"what each run says: {workdir / 'runs' / 'NAME' / pool.LOG}", flush=True)
+
+
+def _carry_out_here(
+    todo: Sequence[one_run.Job], progress: Progress, run: one_run.RunFunction
+) -> dict[str, str]:
+    """Why, by the name of each that failed; the runs take place in this process."""
+    failed = {}
+    for job in todo:
+        progress.started(job)
+        why = one_run.carry_out(job, run)
+        if why is None:
+            progress.finished(job)
+        else:
+            failed[job.name] = why
+            progress.failed(job, why)
+    return failed
 
 
 def _record(
@@ -304,6 +331,10 @@ def load_runs(
     path: str | pathlib.Path,
 ) -> Callable[[ml_collections.ConfigDict], Iterator[Run]]:
     """The function `runs` of a study's config file."""
+    return _load(path).runs
+
+
+def _load(path: str | pathlib.Path) -> types.ModuleType:
     spec = importlib.util.spec_from_file_location("study_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -312,36 +343,41 @@ def load_runs(
             f"{path} has no function runs(config); write one, as: "
             "def runs(config): return study.grid(config)"
         )
-    return module.runs
+    return module
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the study that the flags describe; 1 where runs failed, 2 where it could not start.
+    """Runs the study that the flags describe; 2 where it could not start, 1 where runs failed.
 
-    The process leaves with 42 where it was told to stop.
+    43 where a hang or a kill ended some of these: they go on when the study is started again. The
+    process leaves with 42 where it was told to stop.
     """
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     values = flags.FLAGS
     path = pathlib.Path(config_flags.get_config_filename(values["config"]))
     try:
-        runs = tuple(load_runs(path)(values.config))
+        module = _load(path)
         failed = run_study(
             values.workdir,
             path.stem,
             values.config,
-            runs,
+            tuple(module.runs(values.config)),
             index=values.index,
             count=values.count,
+            workers=Workers(values.jobs, values.devices_per_run, values.devices),
+            seconds_per_step=getattr(module, "SECONDS_PER_STEP", None),
         )
     except (ValueError, FileNotFoundError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    if failed:
-        print(f"{len(failed)} of the runs failed (see error.txt in their folders):")
-        for name in failed:
-            print(f"  {epath.Path(values.workdir) / 'runs' / name}")
-    return 1 if failed else 0
+    if not failed:
+        return 0
+    folders = [epath.Path(values.workdir) / "runs" / name for name in failed]
+    print(f"{len(failed)} of the runs failed (see error.txt in their folders):")
+    for folder in folders:
+        print(f"  {folder}")
+    return exit_codes.HANGS if any(map(one_run.was_lost, folders)) else 1
 
 
 # Flags are defined only where this file is the program: config files import it as a module.
@@ -350,5 +386,12 @@ if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "The study's folder.")
     flags.DEFINE_integer("index", 0, "Which share of the runs to take, from 0.")
     flags.DEFINE_integer("count", 1, "Into how many shares the runs are split.")
+    flags.DEFINE_integer("jobs", None, "Runs at a time on this machine; by default what helps.")
+    flags.DEFINE_integer(
+        "devices_per_run", None, "Accelerators of each run; by default all over --jobs, else 1."
+    )
+    flags.DEFINE_list(
+        "devices", None, "Accelerators to use, by number, as 0,1; by default all there are."
+    )
     flags.mark_flags_as_required(["config", "workdir"])
     app.run(main)

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "mtl_t5x"
 
 # The wings and the files beside them, from the bottom up: each imports those of earlier rows only.
-# `report` and `tasks` stand beside the library.
+# `report`, `jobs` and `tasks` stand beside the library.
 LAYERS = (
     ("conflict", "data", "storage"),
     ("runtime",),
@@ -26,9 +26,14 @@ LAYERS = (
     ("study",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-BESIDE = {"report": {"storage"}, "study": {"report", "runtime", "storage"}, "tasks": {"data"}}
-# What goes up, lazily: programs of their own that start runs.
-EXCEPTIONS = {("study", "main"), ("measure", "main")}
+BESIDE = {
+    "report": {"storage"},
+    "jobs": {"runtime", "storage"},
+    "study": {"jobs", "report", "runtime", "storage"},
+    "tasks": {"data"},
+}
+# What goes up, lazily: a program of its own that starts a run.
+EXCEPTIONS = {("measure", "main")}
 
 
 def imported(path: pathlib.Path) -> set[str]:
@@ -137,7 +142,7 @@ def test_tasks_import_no_jax(name):
 
 def test_results_are_redrawn_without_jax():
     code = (
-        "import sys, mtl_t5x.study, mtl_t5x.report\n"
+        "import sys, mtl_t5x.study, mtl_t5x.report, mtl_t5x.jobs.pool, mtl_t5x.jobs.worker\n"
         "heavy = {'jax', 'tensorflow', 'seqio', 'flax'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -4,7 +4,9 @@ import os
 import pathlib
 import shlex
 import shutil
+import signal
 import subprocess
+import time
 
 import pytest
 
@@ -18,8 +20,8 @@ DRY_RUNS = {
     "queued": "tpu_pod.sh --name=n --zone=z --queued",
     "gpu": "gpu.sh",
     "slurm": "gpu.sh --slurm --nodes=2 --gpus-per-node=4 --partition=q",
-    "array": "study.sh --config=c.py --workdir=w --jobs=3",
-    "local array": "study.sh --config=c.py --workdir=w --jobs=3 --local",
+    "array": "study.sh --config=c.py --workdir=w --shares=3",
+    "local array": "study.sh --config=c.py --workdir=w --shares=3 --local",
 }
 FLAG = '--gin.MODEL_DIR="gs://bucket/a run"'
 
@@ -280,7 +282,7 @@ def test_the_report_waits_for_the_array(tmp_path):
         tmp_path,
         sbatch='echo "$@" >> calls; case $1 in --parsable) cat > script; echo "7;cluster" ;; esac',
     )
-    study = ["launch/study.sh", "--config=c.py", "--workdir=w", "--jobs=3"]
+    study = ["launch/study.sh", "--config=c.py", "--workdir=w", "--shares=3"]
     subprocess.run(["bash", *study], cwd=tmp_path, env=environment, check=True)
     array, report = (tmp_path / "calls").read_text().splitlines()
     assert array == "--parsable" and "--dependency=afterany:7 " in report
@@ -299,10 +301,45 @@ case "$*" in
   *) for a; do case $a in --index=*) echo "${{a#*=}}" ;; esac; done; exit {code} ;;
 esac"""
     programs(tmp_path / ".venv/bin", python=body)
-    study = ["launch/study.sh", "--config=c.py", "--workdir=w", "--jobs=3", "--local"]
+    study = ["launch/study.sh", "--config=c.py", "--workdir=w", "--shares=3", "--local"]
     ended = subprocess.run(["bash", *study], cwd=tmp_path, capture_output=True, text=True)
     assert ended.stdout.split() == begun.split(), ended.stderr
     assert ended.returncode == code
+
+
+SAVES = """
+case "$*" in
+  *mtl_t5x.report*) echo report ;;
+  *--index=0*)
+    trap "sleep 0.3; echo saved; exit CODE" TERM
+    echo begun > begun
+    while true; do sleep 0.05; done ;;
+  *) echo another share ;;
+esac"""
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg], ids=["the shell", "all"])
+@pytest.mark.parametrize("code", [42, 0])
+def test_local_shares_pass_on_that_they_are_to_stop(code, send, tmp_path):
+    """The shell alone hears of it, or both do: it waits for the study, and starts no other."""
+    checkout(tmp_path)
+    programs(tmp_path / ".venv/bin", python=SAVES.replace("CODE", str(code)))
+    study = ["launch/study.sh", "--config=c.py", "--workdir=w", "--shares=2", "--local"]
+    process = subprocess.Popen(
+        ["bash", *study], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (tmp_path / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    send(process.pid, signal.SIGTERM)
+    assert process.communicate(timeout=30)[0].split() == ["saved"]
+    assert process.returncode == 42
+
+
+def test_a_share_takes_runs_at_a_time():
+    ended = run("launch/study.sh", *["--config=c.py", "--workdir=w", "--jobs=2", "--dry-run"])
+    (share,) = [line for line in ended.stdout.splitlines() if "mtl_t5x.study" in line]
+    assert "--jobs=2" in share and "--count=8" in share
 
 
 @pytest.mark.parametrize("script", ["tpu_pod.sh", "study.sh"])

@@ -1,8 +1,9 @@
 import ast
 import dataclasses
 import json
+import os
 import pathlib
-import signal
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 
 from mtl_t5x import study
 from mtl_t5x.runtime import exit_codes, interruption
+from tests.jobs import fake_runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -261,38 +263,36 @@ def test_a_config_without_runs_is_refused(tmp_path):
         study.load_runs(path)
 
 
-# Stands in for mtl_t5x.main, so that the command line is tested without JAX.
+# Workers call a program that needs no JAX instead of mtl_t5x.main.
 COMMAND = """
-import ast, json, pathlib, runpy, signal, sys, types
+import runpy, sys
+from mtl_t5x.jobs import pool
 
-def run(gin_files, gin_bindings):
-    values = {k: ast.literal_eval(v) for k, v in (b.split("=", 1) for b in gin_bindings)}
-    if values["RANDOM_SEED"] == 5:
-        raise ValueError("no such seed")
-    if values["RANDOM_SEED"] == 6:  # as a run leaves that was told to stop and has saved
-        sys.exit(42)
-    if values["RANDOM_SEED"] == 7:  # a stage in which nothing catches the signal
-        signal.raise_signal(signal.SIGTERM)
-    task = values["MIXTURE_OR_TASK_NAME"][0].split("_")[1].split(".")[0]
-    path = pathlib.Path(values["MODEL_DIR"]) / "results.json"
-    path.write_text(json.dumps({"step": values["TRAIN_STEPS"], "test": {task: {"accuracy": 60.0}}}))
-
-module = types.ModuleType("mtl_t5x.main")
-module.run = run
-sys.modules["mtl_t5x.main"] = module
-runpy.run_module("mtl_t5x.study", run_name="__main__", alter_sys=True)
+pool.PROGRAM = "tests.jobs.fake_runs:run"
+try:
+    runpy.run_module("mtl_t5x.study", run_name="__main__", alter_sys=True)
+finally:
+    assert "jax" not in sys.modules
 """
 
 
-def command(*arguments):
+def start(*arguments, **settings):
     config = f"--config={ROOT / 'configs' / 'mini_glue.py'}"
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", COMMAND, config, *arguments],
         cwd=ROOT,
-        capture_output=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
+        **settings,
     )
+
+
+def command(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def test_the_command_runs_a_study_and_its_exit_code_tells_of_failures(tmp_path):
@@ -307,20 +307,57 @@ def test_the_command_runs_a_study_and_its_exit_code_tells_of_failures(tmp_path):
     assert "train_steps: 3 in study.json, 4 now" in other.stderr
     assert "Traceback" not in other.stderr
 
-    partly = command(f"--workdir={tmp_path / 'b'}", *overrides, "--config.seeds=(0, 5)")
+    partly = command(
+        f"--workdir={tmp_path / 'b'}", *overrides, f"--config.seeds=(0, {fake_runs.FAILS})"
+    )
     assert partly.returncode == 1
     assert "3 of the runs failed" in partly.stdout
-    assert "single_task.rte.seed5" in partly.stdout.splitlines()[-1]
+    assert f"single_task.rte.seed{fake_runs.FAILS}" in partly.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("seed", "code"), [(6, 42), (7, -signal.SIGTERM)])
-def test_the_command_ends_with_a_run_that_was_told_to_stop(seed, code, tmp_path):
-    tasks = "--config.tasks=('cola', 'rte')"
-    ended = command(f"--workdir={tmp_path}", tasks, f"--config.seeds=(0, {seed}, 1)")
-    assert ended.returncode == code, ended.stderr
+@pytest.mark.parametrize("seed", [fake_runs.SAVED, fake_runs.TERMINATED])
+def test_the_command_ends_with_a_run_that_was_told_to_stop(seed, tmp_path):
+    """As a scheduler tells all processes, and the study's own hears of it last."""
+    arguments = ["--config.tasks=('cola', 'rte')", f"--config.seeds=(0, {seed}, 1)", "--jobs=1"]
+    ended = command(f"--workdir={tmp_path}", *arguments)
+    assert ended.returncode == exit_codes.TOLD_TO_STOP, ended.stderr
     begun = [f"text_to_text.default.semantic.multi_task.seed{i}" for i in (0, seed)]
     assert sorted(p.name for p in tmp_path.glob("runs/*")) == begun
     assert not list(tmp_path.glob("runs/*/error.txt")) and "Traceback" not in ended.stderr
+
+
+def test_the_command_tells_of_runs_that_were_lost(tmp_path):
+    """By the code with which a scheduler starts it again, and on the report's page."""
+    tasks = "--config.tasks=('cola', 'rte')"
+    ended = command(f"--workdir={tmp_path}", tasks, f"--config.seeds=(0, {fake_runs.KILLED})")
+    assert ended.returncode == exit_codes.HANGS, ended.stderr
+    assert "3 of the runs failed" in ended.stdout
+    assert len(list(tmp_path.glob("runs/*/results.json"))) == 3
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "ChildProcessError: its process was killed (SIGKILL)" in page
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--jobs=0", "error: --jobs=0: give 1 or more"),
+        ("--jobs=1000", "error: --jobs=1000: every run needs a core of its own"),
+        ("--devices=1,1", "error: --devices=1,1 names the device 1 twice"),
+        ("--devices_per_run=2", "error: --devices and --devices_per_run are for accelerators"),
+    ],
+)
+def test_workers_that_there_is_no_room_for_are_refused(flag, message, tmp_path):
+    ended = command(f"--workdir={tmp_path / 'a'}", flag)
+    assert ended.returncode == 2 and not (tmp_path / "a").exists()
+    assert ended.stderr.startswith(message) and ended.stderr.count("\n") == 1
+
+
+def test_the_command_says_first_what_it_will_do(tmp_path):
+    tasks = "--config.tasks=('cola', 'rte')"
+    out = command(f"--workdir={tmp_path}", tasks, "--jobs=1").stdout.splitlines()
+    assert out[0] == "study mini_glue: 6 runs here, 0 of them finished before"
+    assert re.fullmatch(r"6 runs by 1 worker \(cores? [\d,]+\): about .*", out[1])
+    assert out[2].endswith("runs/NAME/log.txt")
 
 
 def test_study_and_report_import_nothing_heavy():

@@ -232,7 +232,7 @@ def _shown(what: str, rows: int | None, progress: bool, batches: Iterable[Any]) 
         total,
         disable=not progress,
         delay=SHOWN_AFTER,
-        mininterval=1,
+        mininterval=5,
         unit="batch",
     )
 

@@ -8,9 +8,11 @@ codes one fingerprint. What can't be told raises, and nothing is kept of such a 
 from __future__ import annotations
 
 import builtins
+import dis
 import enum
 import functools
 import hashlib
+import importlib.util
 import inspect
 import logging
 import pathlib
@@ -192,8 +194,7 @@ class _Telling:
         for name in names:
             if name in function.__globals__:
                 found[name] = function.__globals__[name]
-            elif name in sys.modules:  # imported within the function
-                found[name] = sys.modules[name]
+        found |= _imported_within(function.__code__)
         for name, value in list(found.items()):
             if isinstance(value, types.ModuleType) and not _is_library(value.__name__):
                 members = {f"{name}.{n}": vars(value)[n] for n in names if n in vars(value)}
@@ -234,6 +235,30 @@ def _names(code: types.CodeType) -> Iterable[str]:
     return found
 
 
+def _imported_within(code: types.CodeType) -> dict[str, types.ModuleType]:
+    """Modules that a function's code imports, by their names, but for libraries."""
+    imports = [one for one in dis.get_instructions(code) if one.opname.startswith("IMPORT_")]
+    members = [one.argval for one in imports if one.opname == "IMPORT_FROM"]
+    found = {}
+    for one in imports:
+        if one.opname == "IMPORT_NAME":
+            try:
+                specification = importlib.util.find_spec(one.argval.split(".")[0])
+            except (ImportError, ValueError):  # it will fail by itself, if it is ever run
+                continue
+            if specification is not None and not _is_library_file(specification.origin):
+                __import__(one.argval, fromlist=members)
+                found[one.argval] = sys.modules[one.argval]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            found |= _imported_within(constant)
+    return found
+
+
+def _is_library_file(path: str | None) -> bool:
+    return path is None or (path.startswith(LIBRARIES) and f"/{PACKAGE}/" not in path)
+
+
 def _referred(module: types.ModuleType) -> set[str]:
     """Names of the modules that a module's globals come from, but for libraries."""
     found = set()
@@ -243,4 +268,6 @@ def _referred(module: types.ModuleType) -> set[str]:
         elif isinstance(value, types.FunctionType | type):
             found.add(value.__module__)
     found.discard(module.__name__)
+    # What a package holds depends on what was imported so far.
+    found = {name for name in found if not name.startswith(f"{module.__name__}.")}
     return {name for name in found if name in sys.modules and not _is_library(name)}

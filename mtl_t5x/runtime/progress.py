@@ -15,6 +15,6 @@ def bar(what: str, total: int | None, unit: str) -> tqdm.tqdm:
         total=total,
         unit=unit,
         delay=SHOWN_AFTER,
-        mininterval=1,
+        mininterval=5,
         disable=jax.process_index() != 0,
     )

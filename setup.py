@@ -17,6 +17,7 @@ setup(
         "etils[epath]>=1.13",  # before, is_file() is true of what isn't there
         "flax>=0.12",
         "gin-config>=0.5",
+        "grain>=0.2.18",
         "importlib_resources>=5.0",  # tensorflow-datasets imports it and doesn't ask for it
         # jaxlib 0.10.2 computes wrong numbers on CPU: a reduce fused with a batched product whose
         # right side is broadcast (tests/gradients/probes_test.py holds the reproducer).

@@ -14,14 +14,15 @@ import jax
 import numpy as np
 import seqio
 import tensorflow as tf
+import tqdm
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mtl_t5x.data import counting, features, heads, lookup
+from mtl_t5x.data import building, counting, features, heads, lookup, tokens
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.models import decoding
 from mtl_t5x.parallel import sharding
-from mtl_t5x.runtime import watchdog
+from mtl_t5x.runtime import progress, watchdog
 from mtl_t5x.storage import checkpoints, files
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def check(experiment: Experiment, evaluation: Evaluation) -> None:
     evaluation.positions(experiment)
     for split in SPLITS:
         tasks = scored_tasks(experiment, split)
-        counting.check(tasks, split, experiment.task_feature_lengths)
+        counting.check(tasks, split, experiment.task_feature_lengths, cache=experiment.cache)
 
 
 def predict_function(
@@ -137,11 +138,13 @@ def predictions(
     predict: Predict,
     batch_size: int,
     place: Callable[[np.ndarray], Any],
+    shown: tqdm.tqdm,
     dataset: tf.data.Dataset,
 ) -> list[tuple[int, list[int]]]:
     """(index, token ids) of every example of an enumerated dataset of model features.
 
-    Each process predicts for its share of the examples, and gets what the others predicted.
+    Each process predicts for its share of the examples, and gets what the others predicted; `shown`
+    is told of every one that is done.
     """
     dataset = dataset.shard(jax.process_count(), jax.process_index())
     indices, predicted = [], []
@@ -152,6 +155,7 @@ def predictions(
         inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
         indices.extend(index.tolist())
         predicted.extend(np.asarray(predict(place(inputs)))[:rows])
+        shown.update(rows * jax.process_count())
     # Arrays of one shape: the longest share and prediction, the rows that lack numbered -1.
     size = (len(predicted), max(map(len, predicted), default=0))
     rows, width = np.max(multihost_utils.process_allgather(np.array(size)), axis=0)
@@ -193,62 +197,75 @@ def evaluate(
     """
     tasks = scored_tasks(experiment, split)
     positions = evaluation.positions(experiment)
-    folder = _folder(model_dir, split)
-    loggers = {}
-    if jax.process_index() == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        loggers = {
-            "logger_cls": [seqio.JSONLogger, seqio.TensorBoardLogger],
-            "log_dir": str(folder),
-        }
+    loggers = _loggers(_folder(model_dir, split))
     place, batch_size = np.asarray, evaluation.batch_size
     if layout is not None:
         params, rows = layout.for_this_process(params)
         place = functools.partial(jax.device_put, device=rows)
         batch_size += -batch_size % rows.num_devices  # every device takes as many
+    tasks = {name: task for name, task in tasks.items() if only is None or name in only}
+    lengths = {name: features.lengths_of(name, experiment.task_feature_lengths) for name in tasks}
+    counts = {
+        name: counting.count(task, split, lengths[name], experiment.cache)
+        for name, task in tasks.items()
+    }
+    total = sum(of_task.get("examples", 0) for of_task in counts.values())
     results = {}
-    for name, task in tasks.items():
-        if only is not None and name not in only:
-            continue
-        lengths = features.lengths_of(name, experiment.task_feature_lengths)
-        predict = predict_function(
-            params,
-            task,
-            positions[name],
-            model=experiment.model,
-            max_length=lengths["targets"],
-            search=evaluation.search,
-        )
-        predict_dataset = functools.partial(predictions, predict, batch_size, place)
-        scores = _score(task, split, lengths, predict_dataset, step, loggers)
-        results[name] = scores | counting.count(task, split, lengths)
+    with progress.bar(f"evaluating {split}", total, "example") as shown:
+        for name, task in tasks.items():
+            predict = predict_function(
+                params,
+                task,
+                positions[name],
+                model=experiment.model,
+                max_length=lengths[name]["targets"],
+                search=evaluation.search,
+            )
+            predict_dataset = functools.partial(predictions, predict, batch_size, place, shown)
+            stored = tokens.examples(task, split, lengths[name], experiment.cache)
+            scores = _score(task, stored, split, lengths[name], predict_dataset, step, loggers)
+            results[name] = scores | counts[name]
     return results
 
 
 def _score(
     task: seqio.Task,
+    stored: building.Examples | None,
     split: str,
     lengths: features.FeatureLengths,
     predict_dataset: Callable[[tf.data.Dataset], list[tuple[int, list[int]]]],
     step: int,
     loggers: Mapping[str, Any],
 ) -> dict[str, float]:
-    """The task's own metrics, by SeqIO, which also writes them and the predictions."""
+    """The task's own metrics, by SeqIO, which also writes them and the predictions.
+
+    It reads what is stored of the task, if it is.
+    """
     if loggers:
         # What an earlier evaluation of the step has left, whole or cut off, goes.
         earlier = epath.Path(loggers["log_dir"]) / f"{task.name}-metrics.jsonl"
         files.keep_steps(earlier, lambda at_step: at_step != step)
-    evaluator = seqio.Evaluator(
-        task.name,
-        features.model_features(),
-        eval_split=split,
-        sequence_length=lengths,
-        **loggers,
-    )
+    if stored is None:
+        converter = features.model_features()
+    else:
+        task = stored.as_task(task, split)
+        converter = features.StoredInputs(stored.inputs(lengths["inputs"]))
+    with lookup.registered_as(task):
+        evaluator = seqio.Evaluator(
+            task.name, converter, eval_split=split, sequence_length=lengths, **loggers
+        )
     metrics, _ = evaluator.evaluate(compute_metrics=True, step=step, predict_fn=predict_dataset)
     scores = metrics.result()[task.name]
     evaluator.close()
     return {key: float(value) for key, value in scores.items()}
+
+
+def _loggers(folder: epath.Path) -> dict[str, Any]:
+    """What the first process writes with; nothing in the others."""
+    if jax.process_index() != 0:
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"logger_cls": [seqio.JSONLogger, seqio.TensorBoardLogger], "log_dir": str(folder)}
 
 
 def _folder(model_dir: str, split: str) -> epath.Path:
@@ -273,7 +290,7 @@ def not_evaluated(
             return False
         predicted = folder / f"{task.name}-{step:06}.jsonl"
         lengths = features.lengths_of(name, experiment.task_feature_lengths)
-        examples = counting.count(task, split, lengths).get("examples")
+        examples = counting.count(task, split, lengths, experiment.cache).get("examples")
         if not whole or examples is None:
             return True
         return predicted.exists() and predicted.read_text().count("\n") == examples

@@ -15,7 +15,7 @@ from flax.training.train_state import TrainState
 from jaxtyping import Array
 
 from mtl_t5x import step
-from mtl_t5x.data import batching, features, heads, lookup
+from mtl_t5x.data import batching, features, heads, lookup, tokens
 from mtl_t5x.parallel import sharding
 
 
@@ -31,6 +31,7 @@ class Experiment:
       batch_size: examples per task and step.
       mesh: how the devices share the work, where there are several.
       microbatches: what a step's examples are computed in, one after the other.
+      cache_dir: where the tasks' tokens are kept for other runs; None: in this process's memory.
     """
 
     model: nn.Module
@@ -40,6 +41,12 @@ class Experiment:
     batch_size: int
     mesh: sharding.Mesh = dataclasses.field(default_factory=sharding.Mesh)
     microbatches: int = 1
+    cache_dir: str | None = None
+
+    @functools.cached_property
+    def cache(self) -> tokens.Cache:
+        """Of the tasks' tokens; the first process shows how far it is."""
+        return tokens.Cache(self.cache_dir, progress=jax.process_index() == 0)
 
     @functools.cached_property
     def trained(self) -> tuple[seqio.Task, ...]:
@@ -131,5 +138,6 @@ class Experiment:
             seed=seed,
             start_step=start_step,
             with_heads=self.with_heads,
+            cache=self.cache,
         )
         return sharding.placed_batches(read, layout, len(self.trained), self.batch_size)

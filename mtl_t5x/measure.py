@@ -36,7 +36,7 @@ from mtl_t5x.data import batching
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.gradients import one_pass
 from mtl_t5x.parallel import sharding
-from mtl_t5x.runtime import watchdog
+from mtl_t5x.runtime import progress, watchdog
 from mtl_t5x.storage import checkpoints, files
 
 logger = logging.getLogger(__name__)
@@ -175,6 +175,7 @@ def measure_tasks(
         settings.examples,
         seed=zlib.crc32(f"{seed}:{at_step}".encode()),
         with_heads=experiment.with_heads,
+        cache=experiment.cache,
     )
     if layout is not None:
         size = (len(experiment.trained), settings.microbatch_size)
@@ -229,10 +230,13 @@ def measure_batches(
         _add, model=model, groups=tuple(groups.items()), width=width, layout=layout
     )
     number = np.asarray(counts)
+    shown = progress.bar("measuring the conflict", len(batches), "microbatch")
     for i, batch in enumerate(batches):
         sums, unexplained = add(sums, params, batch, (i < number).astype(np.float32), scale)
         if unexplained is not None:
             _check_explained(jax.device_get(unexplained))
+        shown.update()
+    shown.close()
     losses, per_task, squared_norms = sums
     by_task = functools.partial(fixed_point.by_task, tasks)
     examples = number * settings.microbatch_size

@@ -17,7 +17,7 @@ from jaxtyping import Array
 
 from mtl_t5x import evaluate, measure, step
 from mtl_t5x.conflict.running import Running
-from mtl_t5x.data import counting, features, heads
+from mtl_t5x.data import counting, features, tokens
 from mtl_t5x.evaluate import Evaluation
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.gradients import one_pass
@@ -77,6 +77,7 @@ def train(
     """
     with limits.stage("start"):
         counts = _check(experiment, evaluation)
+        tokens.tell_size(experiment.cache)
     manager = checkpoints.manager(model_dir, saving)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
     with limits.stage("restore"):
@@ -237,12 +238,12 @@ def _check(experiment: Experiment, evaluation: Evaluation) -> dict[str, dict[str
     """Counts of the train split by task; every split that will be read is looked at."""
     tasks = dict(zip(experiment.names, experiment.trained, strict=True))
     lengths = experiment.task_feature_lengths
-    counts = counting.check(tasks, "train", lengths, experiment.batch_size)
+    counts = counting.check(tasks, "train", lengths, experiment.batch_size, experiment.cache)
     evaluate.check(experiment, evaluation)
     if experiment.with_heads:
         for name, task in tasks.items():
-            inputs = features.lengths_of(name, lengths)["inputs"]
-            lost = heads.count_lost_spans(task, "train", inputs)
+            own = features.lengths_of(name, lengths)
+            lost = counting.count_lost_spans(task, "train", own, experiment.cache)
             counts[name] |= lost
             if any(lost.values()):
                 logger.warning(

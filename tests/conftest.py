@@ -23,6 +23,8 @@ COMPILATION = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
 }
+# What a user's own caches are, tokens among them: tests write none of those.
+COMPILATION["XDG_CACHE_HOME"] = str(ROOT / ".cache")
 for name, value in COMPILATION.items():
     os.environ.setdefault(name, value)
 

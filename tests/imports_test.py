@@ -13,7 +13,8 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "mtl_t5x"
 # The wings and the files beside them, from the bottom up: each imports those of earlier rows only.
 # `report`, `jobs` and `tasks` stand beside the library.
 LAYERS = (
-    ("conflict", "data", "storage"),
+    ("conflict", "storage"),
+    ("data",),
     ("runtime",),
     ("parallel",),
     ("gradients",),

@@ -33,6 +33,7 @@ SHORTER = {
     "bash launch/gpu.sh --dry-run": [],
     "bash launch/tpu_pod.sh --dry-run": [],
     "bash launch/study.sh --dry-run": [],
+    "python -m mtl_t5x.tasks --clear_cache": ["--cache_dir={tmp}/tokens"],
     "python -m mtl_t5x.tasks": [],
     "python -m mtl_t5x.study": SMALL_STUDY,
     "python -m mtl_t5x.report": [],

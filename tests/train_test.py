@@ -13,7 +13,7 @@ import pytest
 import seqio
 
 from mtl_t5x import main, measure, step, train
-from mtl_t5x.data import batching, features, lookup
+from mtl_t5x.data import batching, features, lookup, tokens
 from mtl_t5x.evaluate import Evaluation
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.models import architectures, t5
@@ -274,8 +274,10 @@ def test_a_split_without_examples_is_told_before_training(tmp_path, monkeypatch)
         return 0 if "rte" in self.name and split == "validation" else examples(self, split)
 
     monkeypatch.setattr(seqio.Task, "num_input_examples", no_dev)
+    tokens.forget()
     with pytest.raises(ValueError, match=r"validation split of glue_rte\S* has no examples"):
-        main.run([EXAMPLE], bindings(tmp_path))
+        main.run([EXAMPLE], bindings(tmp_path, CACHE_DIR=str(tmp_path / "tokens")))
+    tokens.forget()
     assert not (tmp_path / "metrics.jsonl").exists()
 
 

@@ -1,23 +1,34 @@
 """One batch that holds every task.
 
-Knows SeqIO and nothing of any benchmark. There is one iterator per task, stacked to
+Knows SeqIO and nothing of any benchmark. There is one stream per task, stacked to
 `[task, batch, length]`, so every step sees every task and no task-id feature is needed. What a
 batch holds is in `features`.
+
+Batch t of a task is a function of the seed, the task's name and t: the examples come from the token
+cache (`tokens`) by their numbers, which are shuffled anew in each epoch, so any step is as near as
+the first; grain reads ahead. (The permutation is NumPy's: grain's own shuffle takes 30 µs for an
+example of a small task, more than all else.) A task whose examples are drawn at random, or never
+end, is streamed by SeqIO instead: what comes before the first batch is read and dropped.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import grain
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from mtl_t5x.data import features, heads, lookup
+from mtl_t5x.data import building, features, heads, lookup, tokens
 
 Share = tuple[slice, slice]  # of a batch's tasks, and of each one's examples
 WHOLE: Share = (slice(None), slice(None))
+Batch = dict[str, np.ndarray]
+READ_AHEAD = 2  # batches that are ready before they are asked for
 
 
 def train_batches(
@@ -29,35 +40,40 @@ def train_batches(
     start_step: int = 0,
     with_heads: bool = False,
     share: Share = WHOLE,
-) -> Iterator[dict[str, np.ndarray]]:
+    cache: tokens.Cache = tokens.IN_MEMORY,
+) -> Iterator[Batch]:
     """Endless batches of every task, `[task, batch, length]`, under SeqIO's encoder-decoder names.
 
     A task's stream depends on the seed and the task's name alone, so a run that starts again at
     `start_step` sees what it would have seen, and a single-task run sees what its task sees among
     others. `with_heads` adds the heads' targets. `share` says which of the tasks, and which
     examples of a task's batch, are read: what several processes read makes up what one would.
+    `cache` keeps the tokens.
+
+    Raises:
+      ValueError: a task without examples, or whose examples lack what its head learns from.
     """
     read_tasks, read_examples = share
     names = lookup.short_names(tasks)
-    streams = []
+    readers = []
     for name, task in zip(names[read_tasks], tasks[read_tasks], strict=True):
-        dataset = task.get_dataset(
-            sequence_length=features.lengths_of(name, feature_lengths),
-            split="train",
-            shuffle=True,
-            seed=_seed(seed, task),
-            num_epochs=None,
-        ).skip(start_step * batch_size)
-        dataset = _to_model(dataset, name, task, names, feature_lengths, with_heads)
-        streams.append(dataset.batch(batch_size, drop_remainder=True))
-
-    def stack(*batches):
-        return {
-            name: tf.stack([batch[name][read_examples] for batch in batches]) for name in batches[0]
-        }
-
-    dataset = tf.data.Dataset.zip(tuple(streams)).map(stack).prefetch(2)
-    return dataset.as_numpy_iterator()
+        to_model = _Model(name, task, names, feature_lengths, with_heads)
+        stored = tokens.examples(task, "train", to_model.lengths, cache)
+        if stored is None:
+            readers.append(_streamed(to_model, batch_size, seed, start_step, read_examples))
+        else:
+            readers.append(
+                functools.partial(
+                    _Stored(stored, to_model, seed).batch,
+                    batch_size=batch_size,
+                    read_examples=read_examples,
+                )
+            )
+    steps = grain.MapDataset.range(start_step, sys.maxsize)
+    batches = steps.map(lambda step: _stack(read(step) for read in readers))
+    # One thread reads ahead, in order: a stream of SeqIO's can only go on.
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
+    return iter(batches.to_iter_dataset(options))
 
 
 def draw(
@@ -68,7 +84,8 @@ def draw(
     *,
     seed: int,
     with_heads: bool = False,
-) -> tuple[list[dict[str, np.ndarray]], list[int]]:
+    cache: tokens.Cache = tokens.IN_MEMORY,
+) -> tuple[list[Batch], list[int]]:
     """(batches `[task, batch, length]`, how many of them count for each task), no example twice.
 
     A task that has fewer than `examples` gives as many whole batches as it can. What stands in its
@@ -81,30 +98,22 @@ def draw(
     names = lookup.short_names(tasks)
     drawn = []
     for name, task in zip(names, tasks, strict=True):
-        dataset = task.get_dataset(
-            sequence_length=features.lengths_of(name, feature_lengths),
-            split="train",
-            shuffle=True,
-            seed=_seed(seed, task),
-            num_epochs=1,
-            try_in_mem_cache=False,  # nearly all of it would stay unread
-        )
-        dataset = _to_model(dataset, name, task, names, feature_lengths, with_heads)
-        batches = dataset.batch(batch_size, drop_remainder=True).take(examples // batch_size)
-        drawn.append(list(batches.as_numpy_iterator()))
+        to_model = _Model(name, task, names, feature_lengths, with_heads)
+        stored = tokens.examples(task, "train", to_model.lengths, cache)
+        if stored is None:
+            batches = to_model.dataset(_seed(seed, task), 1).batch(batch_size, drop_remainder=True)
+            drawn.append(list(batches.take(examples // batch_size).as_numpy_iterator()))
+        else:
+            of_task = _Stored(stored, to_model, seed)
+            whole = min(examples, len(stored)) // batch_size
+            drawn.append([of_task.batch(i, batch_size) for i in range(whole)])
         if not drawn[-1]:
             raise ValueError(
                 f"the train split of {task.name} has fewer examples than the {batch_size} that are "
                 "computed at once: set measure.Settings.microbatch_size to as many as it has"
             )
     counts = [len(batches) for batches in drawn]
-    filled = [
-        {
-            name: np.stack([batches[i % len(batches)][name] for batches in drawn])
-            for name in drawn[0][0]
-        }
-        for i in range(max(counts))
-    ]
+    filled = [_stack(batches[i % len(batches)] for batches in drawn) for i in range(max(counts))]
     return filled, counts
 
 
@@ -112,18 +121,92 @@ def _seed(seed: int, task: seqio.Task) -> int:
     return zlib.crc32(f"{seed}:{task.name}".encode()) & 0x7FFFFFFF
 
 
-def _to_model(
-    dataset: tf.data.Dataset,
-    name: str,
-    task: seqio.Task,
-    names: Sequence[str],
-    feature_lengths: features.FeatureLengths,
-    with_heads: bool,
-) -> tf.data.Dataset:
+def _stack(batches: Iterable[Batch]) -> Batch:
+    batches = list(batches)
+    return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
+
+
+class _Stored:
+    """A task's stored examples in the order in which a seed shows them, epoch after epoch."""
+
+    def __init__(self, stored: building.Examples, to_model: _Model, seed: int):
+        self._stored, self._to_model = stored, to_model
+        self._seed = _seed(seed, to_model.task)
+        # A batch lies in one epoch or two, unless it is larger than that.
+        self._of_epoch = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    def batch(self, step: int, batch_size: int, read_examples: slice = slice(None)) -> Batch:
+        """The examples `read_examples` of a batch."""
+        size = len(self._stored)
+        places = np.arange(step * batch_size, (step + 1) * batch_size)[read_examples]
+        epochs, within = np.divmod(places, size)
+        numbers = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            inside = epochs == epoch
+            numbers[inside] = self._of_epoch(int(epoch))[within[inside]]
+        return self._to_model.batch(self._stored, numbers)
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        """Numbers of all examples, each under a prompt that is drawn anew."""
+        size, variants = len(self._stored), self._stored.variants
+        generator = np.random.Generator(np.random.PCG64([self._seed, epoch]))
+        return generator.permutation(size) + size * generator.integers(variants, size=size)
+
+
+def _streamed(
+    to_model: _Model, batch_size: int, seed: int, start_step: int, read_examples: slice
+) -> Callable[[int], Batch]:
+    """Reads the batches of the steps from `start_step` on, one after the other."""
+    dataset = to_model.dataset(_seed(seed, to_model.task), None).skip(start_step * batch_size)
+    batches = dataset.batch(batch_size, drop_remainder=True).prefetch(READ_AHEAD)
+    iterator = batches.as_numpy_iterator()
+
+    def read(step: int) -> Batch:
+        del step  # the next one
+        return {name: values[read_examples] for name, values in next(iterator).items()}
+
+    return read
+
+
+class _Model:
     """A task's examples as the model takes them, padded to what holds every task."""
-    padded = features.batch_lengths(names, feature_lengths)
-    if with_heads:
-        inputs = features.lengths_of(name, feature_lengths)["inputs"]
-        dataset = heads.with_targets(dataset, task, inputs)
-        padded[heads.FEATURE] = heads.NUM_TARGETS
-    return features.model_features(with_heads)(dataset, task_feature_lengths=padded)
+
+    def __init__(
+        self,
+        name: str,
+        task: seqio.Task,
+        names: Sequence[str],
+        feature_lengths: features.FeatureLengths,
+        with_heads: bool,
+    ):
+        self.task = task
+        self.lengths = features.lengths_of(name, feature_lengths)
+        self._padded = features.batch_lengths(names, feature_lengths)
+        self._with_heads = with_heads
+
+    def batch(self, stored: building.Examples, examples: np.ndarray) -> Batch:
+        """Of stored examples by their numbers."""
+        inputs, targets = (
+            stored.features[name].padded(examples, self._padded[name])
+            for name in ("inputs", "targets")
+        )
+        batch = features.of_model(inputs, targets)
+        if self._with_heads:
+            batch[heads.FEATURE] = stored.head_targets(self.task, examples, self.lengths["inputs"])
+        return batch
+
+    def dataset(self, seed: int, num_epochs: int | None) -> tf.data.Dataset:
+        """Streamed by SeqIO."""
+        dataset = self.task.get_dataset(
+            self.lengths,
+            "train",
+            shuffle=True,
+            seed=seed,
+            num_epochs=num_epochs,
+            try_in_mem_cache=num_epochs is None,  # of one epoch nearly all would stay unread
+        )
+        padded = dict(self._padded)
+        if self._with_heads:
+            dataset = heads.with_targets(dataset, self.task, self.lengths["inputs"])
+            padded[heads.FEATURE] = heads.NUM_TARGETS
+        return features.model_features(self._with_heads)(dataset, task_feature_lengths=padded)

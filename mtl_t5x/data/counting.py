@@ -1,56 +1,63 @@
-"""How many examples a split has, and how many are cut: every row is parsed before training."""
+"""How many examples a split has, and how many are cut, before a step is spent on it."""
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 from collections.abc import Mapping
 
-import numpy as np
 import seqio
-import tensorflow as tf
 
-from mtl_t5x.data import features
+from mtl_t5x.data import features, heads, tokens
 
 logger = logging.getLogger(__name__)
 
 
-@functools.cache
-def _token_lengths(task: seqio.Task, split: str) -> Mapping[str, np.ndarray]:
-    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
-    features = tuple(task.output_features)
-    dataset = dataset.map(
-        lambda example: tf.stack([tf.shape(example[name])[0] for name in features]),
-        num_parallel_calls=tf.data.AUTOTUNE,
-    )
-    # Batches, as Python takes longer for an element than TensorFlow.
-    batches = [np.zeros((0, len(features)), np.int64), *dataset.batch(1024).as_numpy_iterator()]
-    return dict(zip(features, np.concatenate(batches).T, strict=True))
-
-
-def count(task: seqio.Task, split: str, lengths: features.FeatureLengths) -> dict[str, int]:
-    """Reads a split once, untrimmed: every row is parsed before a step is spent on it.
+def count(
+    task: seqio.Task,
+    split: str,
+    lengths: features.FeatureLengths,
+    cache: tokens.Cache = tokens.IN_MEMORY,
+) -> dict[str, int]:
+    """Of a split's examples, from the token cache: where it lacks them, every row is read.
 
     Returns:
       `examples`; of each feature how many are longer than its length, `<feature>_cut`, and the
-      longest in tokens, `<feature>_longest`; `rows_dropped` where the source leaves out any.
-      Nothing for a task whose preprocessors can't do without a sequence length.
+      longest in tokens, `<feature>_longest`; `rows_dropped` where the source leaves out any. Of a
+      task that draws one of several prompts, the mean over these, rounded. Nothing for a task that
+      is streamed, and no lengths for one whose preprocessors can't do without a sequence length.
     """
-    for preprocessor in task.preprocessors:
-        length = inspect.signature(preprocessor).parameters.get("sequence_length")
-        if length is not None and length.default is inspect.Parameter.empty:
-            logger.warning("%s: cut examples can't be counted", task.name)
-            return {}
-    tokens = _token_lengths(task, split)
-    counts = {"examples": len(next(iter(tokens.values())))}
-    for name, n in tokens.items():
-        counts[f"{name}_cut"] = int((n > lengths[name]).sum())
+    stored = tokens.examples(task, split, lengths, cache)
+    if stored is None or not stored.untrimmed:
+        logger.warning("%s: cut examples can't be counted", task.name)
+    if stored is None:
+        return {}
+    counts = {"examples": len(stored)}
+    for name, n in stored.untrimmed.items():
+        counts[f"{name}_cut"] = round(int((n > lengths[name]).sum()) / stored.variants)
         counts[f"{name}_longest"] = int(n.max(initial=0))
-    dropped = getattr(task.source, "dropped", None)
-    if dropped is not None and (rows := sum(dropped(split).values())):
-        counts["rows_dropped"] = rows
+    if stored.rows_dropped:
+        counts["rows_dropped"] = stored.rows_dropped
     return counts
+
+
+def count_lost_spans(
+    task: seqio.Task,
+    split: str,
+    lengths: features.FeatureLengths,
+    cache: tokens.Cache = tokens.IN_MEMORY,
+) -> dict[str, int]:
+    """`spans_unreachable`: not in the input's text; `spans_cut`: beyond the length. Of tasks that
+    are answered by a span, and aren't streamed.
+
+    Raises:
+      ValueError: the examples lack what the task's head learns from.
+    """
+    stored = tokens.examples(task, split, lengths, cache)
+    if stored is None or not isinstance(heads.head_of_task(task), heads.Span):
+        return {}
+    every = range(len(stored) * stored.variants)
+    lost = heads.lost_spans(stored.head_targets(task, every, None), lengths["inputs"])
+    return {name: round(number / stored.variants) for name, number in lost.items()}
 
 
 def check(
@@ -58,6 +65,7 @@ def check(
     split: str,
     feature_lengths: features.FeatureLengths,
     batch_size: int = 1,
+    cache: tokens.Cache = tokens.IN_MEMORY,
 ) -> dict[str, dict[str, int]]:
     """Counts of the split by the tasks' short names; says which tasks are cut.
 
@@ -74,11 +82,9 @@ def check(
                 f"TASK_FEATURE_LENGTHS has no length for {', '.join(missing)} of task {task.name}; "
                 f"it is {dict(feature_lengths)}"
             )
-        # A source that says that it has none may not be read; others are found out by counting.
-        empty = task.num_input_examples(split) == 0
-        counts[name] = {} if empty else count(task, split, lengths)
+        counts[name] = count(task, split, lengths, cache)
         examples = counts[name].get("examples", batch_size)
-        if empty or not examples:
+        if not examples:
             raise ValueError(
                 f"the {split} split of {task.name} has no examples: look at where its data is read "
                 "from (DATA, for the tasks that come with mtl_t5x), or leave the task out"

@@ -44,12 +44,40 @@ def batch_lengths(names: Sequence[str], feature_lengths: FeatureLengths) -> dict
     return {feature: max(length[feature] for length in lengths) for feature in lengths[0]}
 
 
+def of_model(inputs: np.ndarray, targets: np.ndarray) -> dict[str, np.ndarray]:
+    """A model's features of padded token ids `[…, inputs]` and `[…, targets]`, as SeqIO's
+    `EncDecFeatureConverter` makes them without packing."""
+    inputs, targets = (np.asarray(tokens, np.int32) for tokens in (inputs, targets))
+    decoded = np.zeros_like(targets)
+    decoded[..., 1:] = targets[..., :-1]
+    return {
+        "encoder_input_tokens": inputs,
+        "decoder_target_tokens": targets,
+        "decoder_input_tokens": decoded,
+        "decoder_loss_weights": (targets != 0).astype(np.int32),
+    }
+
+
 def model_features(with_heads: bool = False) -> seqio.FeatureConverter:
     """SeqIO's converter from task features to those of an encoder-decoder model."""
     extra = {heads.FEATURE: seqio.FeatureConverter.FeatureSpec(dtype=tf.float32)}
     return seqio.EncDecFeatureConverter(
         pack=False, passthrough_features=extra if with_heads else None
     )
+
+
+class StoredInputs(seqio.EncDecFeatureConverter):
+    """Gives inputs `[example, length]` that are padded already, whatever dataset they are of."""
+
+    def __init__(self, inputs: np.ndarray):
+        super().__init__(pack=False)
+        self._inputs = inputs
+
+    def __call__(
+        self, ds: tf.data.Dataset, task_feature_lengths: FeatureLengths
+    ) -> tf.data.Dataset:
+        del ds, task_feature_lengths
+        return tf.data.Dataset.from_tensor_slices({"encoder_input_tokens": self._inputs})
 
 
 def empty_batch(names: Sequence[str], feature_lengths: FeatureLengths) -> dict[str, np.ndarray]:

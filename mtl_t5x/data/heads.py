@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -103,16 +104,15 @@ def with_targets(
     Raises:
       ValueError: the examples lack what the head learns from.
     """
+    check_learnable(dataset.element_spec, task)
     head = head_of_task(task)
     if isinstance(head, Classification | Regression):
-        _require(dataset, task, head, "label")
 
         def targets(example):
             label = tf.cast(example["label"], tf.float32)
             return tf.stack([label, -1.0, -1.0])
 
     elif isinstance(head, Span):
-        _require(dataset, task, head, "answer_start")
         vocabulary = task.output_features["inputs"].vocabulary
 
         def locate(inputs: bytes, answer: bytes, start: int) -> np.ndarray:
@@ -122,10 +122,7 @@ def with_targets(
             if answerable and start >= 0:
                 offsets = token_offsets(vocabulary, inputs.decode())
                 found = find_span(offsets, start, len(answer))
-                # The last token that is kept is the end of the sequence.
-                if found and inputs_length is not None and found[1] >= inputs_length - 1:
-                    found = None
-            return np.array([answerable, *(found or (-1, -1))], np.float32)
+            return cut(np.array([answerable, *(found or (-1, -1))], np.float32), inputs_length)
 
         def targets(example):
             text = (example["inputs_pretokenized"], example["targets_pretokenized"])
@@ -142,30 +139,49 @@ def with_targets(
     )
 
 
-def _require(dataset: tf.data.Dataset, task: seqio.Task, head: Head, feature: str) -> None:
-    if feature not in dataset.element_spec:
-        raise ValueError(
-            f"{task.name} asks for a {type(head).__name__} head, which learns from {feature!r}, "
-            f"but its examples only have {sorted(dataset.element_spec)}: let its preprocessors "
-            "pass that field on"
-        )
+def cut(targets: np.ndarray, inputs_length: int | None) -> np.ndarray:
+    """Targets [..., 3] of inputs that are cut to so many tokens; None: that aren't."""
+    if inputs_length is None:
+        return targets
+    # The last token that is kept is the end of the sequence.
+    lost = targets[..., 2:] >= inputs_length - 1
+    return np.where(lost & [False, True, True], np.float32(-1), targets)
 
 
-def count_lost_spans(task: seqio.Task, split: str, inputs_length: int) -> dict[str, int]:
-    """`spans_unreachable`: not in the input's text; `spans_cut`: beyond the length. Spans only."""
-    if not isinstance(head_of_task(task), Span):
-        return {}
+def check_learnable(features: Mapping[str, Any], task: seqio.Task) -> None:
+    """Raises ValueError where a task's examples, of these features, lack what its head learns from.
 
-    def lost(length: int | None) -> int:
-        dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False)
-        found = with_targets(dataset, task, length).map(lambda example: example[FEATURE])
-        return sum(
-            int(((targets[:, 0] != 0) & (targets[:, 1] < 0)).sum())
-            for targets in found.batch(1024).as_numpy_iterator()
-        )
+    Besides where a span is asked for of a vocabulary that doesn't tell where its tokens come from.
+    """
+    head = head_of_task(task)
+    needed = {
+        Classification: ["label"],
+        Regression: ["label"],
+        Span: ["answer_start", "inputs_pretokenized", "targets_pretokenized"],
+    }
+    for feature in needed.get(type(head), []):
+        if feature not in features:
+            raise ValueError(
+                f"{task.name} asks for a {type(head).__name__} head, which learns from "
+                f"{feature!r}, but its examples only have {sorted(features)}: let its "
+                "preprocessors pass that field on"
+            )
+    if isinstance(head, Span):
+        token_offsets(task.output_features["inputs"].vocabulary, "")
 
-    unreachable = lost(None)
-    return {"spans_unreachable": unreachable, "spans_cut": lost(inputs_length) - unreachable}
+
+def lost_spans(targets: np.ndarray, inputs_length: int) -> dict[str, int]:
+    """Of uncut targets [examples, 3] of spans: `spans_unreachable`, not in the input's text, and
+    `spans_cut`, beyond the length."""
+
+    def lost(targets: np.ndarray) -> int:
+        return int(((targets[:, 0] != 0) & (targets[:, 1] < 0)).sum())
+
+    unreachable = lost(targets)
+    return {
+        "spans_unreachable": unreachable,
+        "spans_cut": lost(cut(targets, inputs_length)) - unreachable,
+    }
 
 
 def predicted_tokens(

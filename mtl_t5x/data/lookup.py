@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import seqio
 
@@ -48,6 +49,19 @@ def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> str:
     if len(known) > 20:
         listed += f", … ({len(known)} in all; `python -m mtl_t5x.tasks` lists them)"
     return f"Unknown {kind} {name!r}{where}.{hint} Known: {listed}."
+
+
+@contextlib.contextmanager
+def registered_as(task: seqio.Task) -> Iterator[None]:
+    """Puts a task in SeqIO's registry in place of the one of its name, for as long."""
+    original = seqio.TaskRegistry.get(task.name)
+    seqio.TaskRegistry.remove(task.name)
+    seqio.TaskRegistry.add_provider(task.name, task)
+    try:
+        yield
+    finally:
+        seqio.TaskRegistry.remove(task.name)
+        seqio.TaskRegistry.add_provider(task.name, original)
 
 
 def find_tasks(

@@ -3,6 +3,7 @@
 python -m mtl_t5x.tasks
 python -m mtl_t5x.tasks glue_cola.default.semantic --split=validation --count=2
 python -m mtl_t5x.tasks glue.default.semantic --data=PATH --vocabulary_path=PATH
+python -m mtl_t5x.tasks --clear_cache
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from collections.abc import Sequence
 import numpy as np
 import seqio
 
-from mtl_t5x.data import lookup
+from mtl_t5x.data import lookup, tokens
 from mtl_t5x.tasks import prompts, registry
 from mtl_t5x.tasks.decanlp import decanlp
 from mtl_t5x.tasks.glue import glue
 
 BENCHMARKS = (glue, decanlp)
+
+
+def clear_cache(folder: str) -> str:
+    """Removes the token cache's files of a folder, and nothing else; says how big they were."""
+    number, size = tokens.clear(folder)
+    return f"removed {number} entries, {size / 1e6:.1f} MB, from {folder}"
 
 
 def listing() -> str:
@@ -124,7 +131,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--count", type=int, default=3, help="examples of each task")
     parser.add_argument("--inputs_length", type=int, default=256, help="longest inputs, in tokens")
     parser.add_argument("--targets_length", type=int, default=16, help="longest targets, in tokens")
+    parser.add_argument("--clear_cache", action="store_true", help="remove all kept tokens")
+    parser.add_argument("--cache_dir", default=tokens.user_folder(), help="as CACHE_DIR of runs")
     given = parser.parse_args(arguments)
+    if given.clear_cache:
+        print(clear_cache(given.cache_dir))
+        return 0
     try:
         for benchmark in BENCHMARKS:
             benchmark.register(data=given.data, vocabulary_path=given.vocabulary_path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -41,7 +43,8 @@ def prompt_preprocessor(
     With several templates, one is drawn for each example of the split `train`, statelessly from
     the seed that SeqIO gives the example, so that each repetition draws anew; in other splits the
     first is used. The example then carries `template`, the template's number, as its answer can
-    only be read with it.
+    only be read with it. What each of the templates alone does is the attribute `variants`, from
+    which the token cache stores every one.
 
     Args:
       templates: checked by `prompts.check`.
@@ -59,10 +62,17 @@ def prompt_preprocessor(
 
     def draw(example: Example, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         drawn = tf.random.stateless_uniform([], seed, 0, len(templates), tf.int32)
-        template = tf.where(example["split"] == "train", drawn, 0)
+        return numbered(tf.where(example["split"] == "train", drawn, 0), example)
+
+    def numbered(template: tf.Tensor, example: Example) -> dict[str, tf.Tensor]:
         return apply(example, template) | {"template": template}
 
-    return seqio.map_over_dataset(draw, num_seeds=1)
+    drawing = seqio.map_over_dataset(draw, num_seeds=1)
+    drawing.variants = [
+        seqio.map_over_dataset(functools.partial(numbered, np.int32(number)))
+        for number in range(len(templates))
+    ]
+    return drawing
 
 
 def preprocessors(

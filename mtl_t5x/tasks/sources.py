@@ -21,10 +21,12 @@ class RowsSource(seqio.DataSource):
         load: Callable[[str], Sequence[Row]],
         splits: Iterable[str],
         dropped: Callable[[str], Mapping[str, int]],
+        content: Callable[[str], Any] | None,
     ):
         super().__init__(splits=splits)
         self._load = load
         self.dropped = dropped
+        self._content = content
         self._columns: dict[str, dict[str, tf.Tensor | tf.RaggedTensor]] = {}
 
     @property
@@ -36,6 +38,12 @@ class RowsSource(seqio.DataSource):
 
     def num_input_examples(self, split: str) -> int:
         return len(self._load(split))
+
+    def content(self, split: str) -> Any:
+        """What a split's rows depend on, for `data.fingerprint`: unless told, the rows."""
+        if self._content is None:
+            return self._load(split)
+        return self._load, self._content(split)
 
     def get_dataset(
         self,
@@ -78,6 +86,7 @@ def rows_source(
     load: Callable[[str], Sequence[Row]],
     splits: Iterable[str],
     dropped: Callable[[str], Mapping[str, int]] = _none_dropped,
+    content: Callable[[str], Any] | None = None,
 ) -> seqio.DataSource:
     """Makes a SeqIO source of rows in memory.
 
@@ -92,8 +101,11 @@ def rows_source(
         once: it should keep what it has read.
       splits: the names of the splits.
       dropped: from the name of a split to how many rows were left out, by the reason.
+      content: from the name of a split to what its rows depend on besides the code of `load`, such
+        as its files by `fingerprint.of_file`, so that the token cache needn't read them; without
+        it the rows are loaded and told themselves.
     """
-    return RowsSource(load, splits, dropped)
+    return RowsSource(load, splits, dropped, content)
 
 
 def _columns(rows: Sequence[Row], split: str) -> dict[str, tf.Tensor | tf.RaggedTensor]:
@@ -271,12 +283,32 @@ def tfds_rows(name: str, split: str) -> list[Row]:
     try:
         dataset = tfds.load(name, split=split, shuffle_files=False)
     except Exception as error:  # whatever the download or the preparation raises
-        raise ValueError(
-            f"DATA is 'tfds', but TensorFlow Datasets cannot load {name!r}, split {split!r}: "
-            f"{error}. Prepare it where there is a network (`tfds build {name}`), or set DATA to "
-            "'mini' or to a folder with the official files."
-        ) from error
+        raise _no_tfds(name, split, error) from error
     return [{key: _python(value) for key, value in row.items()} for row in tfds.as_numpy(dataset)]
+
+
+def tfds_content(name: str, split: str) -> Any:
+    """What tells one version of a split of a TensorFlow Datasets config from another.
+
+    Raises:
+      ValueError: as `tfds_rows`.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        info = tfds.builder(name).info
+        part = info.splits[split]
+        return info.full_name, split, part.num_examples, part.num_bytes, part.shard_lengths
+    except Exception as error:
+        raise _no_tfds(name, split, error) from error
+
+
+def _no_tfds(name: str, split: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"DATA is 'tfds', but TensorFlow Datasets cannot load {name!r}, split {split!r}: "
+        f"{error}. Prepare it where there is a network (`tfds build {name}`), or set DATA to "
+        "'mini' or to a folder with the official files."
+    )
 
 
 def _python(value: Any) -> Any:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import seqio
 
-from mtl_t5x.data import batching, counting, features, heads, lookup
+from mtl_t5x.data import batching, counting, features, heads, lookup, tokens
 from mtl_t5x.tasks.glue import glue
 
 INPUTS = "encoder_input_tokens"
@@ -75,17 +75,94 @@ def test_a_task_sees_the_same_examples_alone_and_among_others():
     np.testing.assert_array_equal(alone[INPUTS][0], among[INPUTS][1])
 
 
-def test_every_example_is_drawn_equally_often():
-    # SeqIO shuffles through a buffer that reaches over the end of an epoch, hence the one more or
-    # less.
+def test_every_epoch_shows_every_example_once_in_an_order_of_its_own():
     task = lookup.find_tasks("glue_cola.default.semantic")[0]
     examples = counting.count(task, "train", LENGTHS)["examples"]
     batches = batching.train_batches([task], LENGTHS, 100, seed=0)
-    drawn = collections.Counter(
-        tuple(row) for _ in range(5 * examples // 100) for row in next(batches)[INPUTS][0]
+    rows = [tuple(row) for _ in range(5 * examples // 100) for row in next(batches)[INPUTS][0]]
+    epochs = [rows[i * examples : (i + 1) * examples] for i in range(5)]
+    expected = collections.Counter(
+        tuple(np.pad(one["inputs"], (0, 32 - len(one["inputs"]))))
+        for one in task.get_dataset(LENGTHS, "train", shuffle=False).as_numpy_iterator()
     )
-    assert len(drawn) >= 0.99 * examples
-    assert set(drawn.values()) <= {3, 4, 5, 6, 7}
+    for epoch in epochs:
+        assert collections.Counter(epoch) == expected
+    first, second = ([epoch.index(row) for row in epochs[0]] for epoch in epochs[1:3])
+    for order in (first, second):
+        assert abs(np.corrcoef(order, range(examples))[0, 1]) < 0.1
+
+
+def test_batches_are_those_of_seqios_converter():
+    names = ["glue_cola.default.semantic", "glue_stsb.default.semantic"]
+    lengths = LENGTHS | {"cola/inputs": 12}
+    tasks = lookup.find_tasks(names)
+    batches = batching.train_batches(tasks, lengths, 50, seed=0, with_heads=True)
+    found = [next(batches) for _ in range(3)]
+    for position, (name, task) in enumerate(zip(("cola", "stsb"), tasks)):
+        own = features.lengths_of(name, lengths)
+        dataset = task.get_dataset(own, "train", shuffle=False)
+        dataset = heads.with_targets(dataset, task, own["inputs"])
+        dataset = features.model_features(True)(dataset, LENGTHS | {heads.FEATURE: 3})
+        expected = [
+            {key: value.tolist() for key, value in one.items()}
+            for one in dataset.as_numpy_iterator()
+        ]
+        for batch in found:
+            assert {value.dtype for key, value in batch.items() if key != heads.FEATURE} == {
+                np.dtype(np.int32)
+            }
+            for row in range(50):
+                own_row = {key: value[position, row].tolist() for key, value in batch.items()}
+                assert own_row in expected
+
+
+def test_any_step_is_as_near_as_the_first(monkeypatch):
+    """Nothing before it is read: of the ten thousandth batch only its own examples are."""
+    names = ["glue_cola.default.semantic", "glue_rte.diverse.semantic"]
+    (far,) = first_batches(names, 1, start_step=10_000)
+    batches = batching.train_batches(lookup.find_tasks(names), LENGTHS, 4, seed=0, start_step=9_000)
+    for _ in range(1_000):
+        next(batches)
+    np.testing.assert_array_equal(next(batches)[INPUTS], far[INPUTS])
+    read = []
+    batch_of = batching._Stored.batch
+    monkeypatch.setattr(
+        batching._Stored,
+        "batch",
+        lambda self, step, **kwargs: (read.append(step), batch_of(self, step, **kwargs))[1],
+    )
+    first_batches(names, 1, start_step=10_000)
+    assert set(read) <= set(range(10_000, 10_000 + 2 + batching.READ_AHEAD))
+
+
+def test_a_prompt_is_drawn_anew_in_every_epoch():
+    """Each of the templates as often as the others, and for an example not always the same."""
+    name = "glue_rte.diverse.semantic"
+    (task,) = lookup.find_tasks(name)
+    stored = tokens.examples(task, "train", LENGTHS)
+    template = {
+        stored[number]["inputs"].tobytes(): number
+        for number in range(len(stored) * stored.variants)
+    }
+    size = len(stored) // 10 * 10
+    batches = batching.train_batches([task], LENGTHS, 10, seed=3)
+    shown = np.full((4, len(stored)), -1)
+    place = 0
+    for _ in range(4 * size // 10):
+        for row in next(batches)[INPUTS][0]:
+            number = template[row[row > 0].tobytes()]
+            shown[place // len(stored), number % len(stored)] = number // len(stored)
+            place += 1
+    whole = shown[:3]
+    counts = np.bincount(whole[whole >= 0], minlength=stored.variants)
+    expected = counts.sum() / stored.variants
+    assert (abs(counts - expected) < 5 * np.sqrt(expected)).all()
+    both = (shown[0] >= 0) & (shown[1] >= 0)
+    same = (shown[0] == shown[1])[both].mean()
+    assert abs(same - 1 / stored.variants) < 0.1
+    (again,) = first_batches(name, 1, seed=3)
+    (other,) = first_batches(name, 1, seed=4)
+    assert not np.array_equal(again[INPUTS], other[INPUTS])
 
 
 def test_mixture_is_its_tasks_and_lists_are_flattened_once():

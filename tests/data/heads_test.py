@@ -3,7 +3,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from mtl_t5x.data import heads, lookup
+from mtl_t5x.data import counting, heads, lookup
 from mtl_t5x.tasks import vocabularies
 from mtl_t5x.tasks.decanlp import decanlp
 from mtl_t5x.tasks.glue import glue
@@ -115,7 +115,7 @@ def test_lost_spans_are_counted():
     )
     try:
         task = seqio.get_mixture_or_task("lost_spans")
-        counts = heads.count_lost_spans(task, "train", inputs_length=16)
+        counts = counting.count_lost_spans(task, "train", {"inputs": 16, "targets": 8})
         assert counts == {"spans_unreachable": 1, "spans_cut": 1}
     finally:
         seqio.TaskRegistry.remove("lost_spans")

@@ -11,11 +11,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from mtl_t5x.data import heads
+from mtl_t5x.data import fingerprint, heads
 from mtl_t5x.tasks import metrics, postprocessors, preprocessors, prompts, sources, variants
 from mtl_t5x.tasks.decanlp import files as decanlp_files
 from mtl_t5x.tasks.decanlp import metrics as decanlp_metrics
@@ -119,6 +120,18 @@ def dropped(data: str, task: str, split: str) -> Mapping[str, int]:
     return decanlp_files.load(data, task, _official(task, split)).dropped
 
 
+def content(data: str, task: str, split: str) -> Any:
+    """What the rows of one of our splits depend on besides this code, see `sources.rows_source`."""
+    official = _official(task, split)
+    if data == "mini":
+        from mtl_t5x.tasks.mini import decanlp as mini_decanlp
+
+        return mini_decanlp.rows
+    if data == "tfds":
+        return decanlp_tfds.content(task, official)
+    return [fingerprint.of_file(path) for path in decanlp_files.paths(data, task, official)]
+
+
 def _official(task: str, split: str) -> str:
     return "train" if task in _CUT and split == "validation" else split
 
@@ -143,6 +156,7 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
                     functools.partial(rows, data, name),
                     SPLITS,
                     functools.partial(dropped, data, name),
+                    functools.partial(content, data, name),
                 ),
                 metric_fns=task.metric_fns,
                 build=functools.partial(_build, task),

@@ -78,6 +78,14 @@ def load(folder: str, task: str, split: str) -> Loaded:
     return Loaded(rows, dict(dropped))
 
 
+def paths(folder: str, task: str, split: str) -> list[epath.Path]:
+    """The files that `load` reads."""
+    path = epath.Path(folder) / task / _FILES[task][1][split]
+    if task == "iwslt":
+        return _of_both_languages(path)
+    return [path, _tables(path)] if task == "wikisql" else [path]
+
+
 def _json_file(path: epath.Path) -> Any:
     try:
         return json.loads("\n".join(sources.read_lines(path)))
@@ -126,9 +134,13 @@ def _squad_row(context: str, qa: Any, where: str) -> Item:
     return decanlp_rows.squad(context, _get(qa, "question", where), texts, starts)
 
 
+def _of_both_languages(path: epath.Path) -> list[epath.Path]:
+    return [path.with_name(f"{path.name}.{language}") for language in ("en", "de")]
+
+
 def _iwslt(path: epath.Path, split: str) -> Iterator[Item]:
     del split
-    english, german = path.with_name(path.name + ".en"), path.with_name(path.name + ".de")
+    english, german = _of_both_languages(path)
     lines = [[line.strip() for line in sources.read_lines(file)] for file in (english, german)]
     counts = [len(side) for side in lines]
     if counts[0] != counts[1]:
@@ -290,9 +302,13 @@ def _schemas(path: epath.Path) -> list[tuple[str, str, list[str]]]:
     return found
 
 
+def _tables(path: epath.Path) -> epath.Path:
+    return path.with_name(path.name.replace(".jsonl", ".tables.jsonl"))
+
+
 def _wikisql(path: epath.Path, split: str) -> Iterator[Item]:
     del split
-    tables_path = path.with_name(path.name.replace(".jsonl", ".tables.jsonl"))
+    tables_path = _tables(path)
     headers = {
         _get(table, "id", where): _get(table, "header", where, list)
         for where, table in _json_lines(tables_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from mtl_t5x.tasks import sources
 from mtl_t5x.tasks.decanlp import rows as decanlp_rows
@@ -21,14 +22,28 @@ def rows(task: str, split: str) -> Sequence[Row]:
     Raises:
       ValueError: TensorFlow Datasets does not have the task, or cannot load it.
     """
+    name, splits, convert = _set(task)
+    loaded = sources.tfds_rows(name, splits[split])
+    return [{**convert(row), "idx": index} for index, row in enumerate(loaded)]
+
+
+def content(task: str, split: str) -> Any:
+    """What tells one version of an official split from another, see `sources.tfds_content`.
+
+    Raises:
+      ValueError: as `rows`.
+    """
+    name, splits, _ = _set(task)
+    return sources.tfds_content(name, splits[split])
+
+
+def _set(task: str) -> tuple[str, Mapping[str, str], Callable[[Row], Row]]:
     if task not in _SETS:
         raise ValueError(
             f"DATA is 'tfds', but TensorFlow Datasets has no {task!r} as DecaNLP uses it; it has "
             f"{', '.join(_SETS)}. Set DATA to 'mini', or to a folder with the decaNLP files."
         )
-    name, splits, convert = _SETS[task]
-    loaded = sources.tfds_rows(name, splits[split])
-    return [{**convert(row), "idx": index} for index, row in enumerate(loaded)]
+    return _SETS[task]
 
 
 def squad(row: Row) -> Row:

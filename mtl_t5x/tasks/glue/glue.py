@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
+from mtl_t5x.data import fingerprint
 from mtl_t5x.tasks import metrics, postprocessors, preprocessors, prompts, sources, variants
 from mtl_t5x.tasks.glue import prompts as glue_prompts  # noqa: F401, fills PROMPTS and LABELS
 
@@ -127,6 +129,19 @@ def rows(data: str, task: str, split: str) -> Sequence[sources.Row]:
     return sources.train_or_validation(official_rows(data, official, "train"), split)
 
 
+def content(data: str, task: str, split: str) -> Any:
+    """What the rows of one of our splits depend on besides this code, see `sources.rows_source`."""
+    official = TASKS[task].official or task
+    official_split = TASKS[task].test if split == "test" else "train"
+    if data == "mini":
+        from mtl_t5x.tasks.mini import glue as mini
+
+        return mini.rows
+    if data == "tfds":
+        return sources.tfds_content(f"glue/{official}", official_split)
+    return fingerprint.of_file(_path(epath.Path(data), TASKS[official], official_split))
+
+
 @functools.cache
 def official_rows(data: str, task: str, official_split: str) -> Sequence[sources.Row]:
     """Loads one official split; each is loaded once and kept."""
@@ -139,8 +154,12 @@ def official_rows(data: str, task: str, official_split: str) -> Sequence[sources
     return _file_rows(epath.Path(data), TASKS[task], official_split)
 
 
+def _path(folder: epath.Path, task: GlueTask, official_split: str) -> epath.Path:
+    return folder / task.folder / _FILES[official_split]
+
+
 def _file_rows(folder: epath.Path, task: GlueTask, official_split: str) -> list[sources.Row]:
-    path = folder / task.folder / _FILES[official_split]
+    path = _path(folder, task, official_split)
     rows_read = []
     table = sources.read_tsv(path, (*task.columns.values(), task.label), task.header)
     for index, (number, cells) in enumerate(table):
@@ -168,7 +187,11 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
         BENCHMARK,
         lambda: {
             name: variants.Variants(
-                source=sources.rows_source(functools.partial(rows, data, name), task.splits),
+                source=sources.rows_source(
+                    functools.partial(rows, data, name),
+                    task.splits,
+                    content=functools.partial(content, data, name),
+                ),
                 metric_fns=task.metric_fns,
                 build=_build,
                 fields=tuple(task.columns),

@@ -98,7 +98,7 @@ def dry_run(
     topology_name: str | None = None,
     num_slices: int = 1,
     json_file: str | None = None,
-    cache_dir: str = "~/.cache/mtl_t5x/dry_run",
+    cache_dir: str | None = None,
 ) -> dict[str, Cost]:
     """Compiles the plain and, where the conflict is measured, that step; prints what they take.
 
@@ -112,7 +112,8 @@ def dry_run(
       topology_name: TPU devices that needn't be there, as "v5e:2x4".
       num_slices: how many of these.
       json_file: where the numbers are written, too.
-      cache_dir: keeps what a topology's programs take, which need minutes to compile.
+      cache_dir: keeps what a topology's programs take, which need minutes to compile; by default a
+        folder of the user's cache.
 
     Returns:
       The costs of a device by the step's kind, `plain` and `measuring`.
@@ -127,7 +128,7 @@ def dry_run(
     else:
         devices = topology.devices(topology_name, num_slices)
         _chip(devices[0])
-        cache = epath.Path(cache_dir).expanduser()
+        cache = epath.Path(cache_dir or files.user_cache("dry_run")).expanduser()
     try:
         costs = _costs(experiment, conflict, devices, cache)
     except DoesNotFitError as error:

@@ -81,7 +81,10 @@ def run(
     Raises:
       ValueError: among others, a macro that has no value; the message says which binding to add.
     """
+    from mtl_t5x.runtime import compiled
+
     _configure_logging()
+    compiled.keep_programs()
     gin.clear_config(clear_constants=True)
     for path in (*gin_search_paths, ROOT):
         gin.add_config_file_search_path(path)

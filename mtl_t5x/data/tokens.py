@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import os
 import time
 from collections.abc import Mapping, Sequence
 
@@ -20,6 +19,7 @@ import seqio
 from etils import epath
 
 from mtl_t5x.data import building, columns, fingerprint
+from mtl_t5x.storage import files
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,7 @@ IN_MEMORY = Cache()
 
 def user_folder() -> str:
     """The user's own cache folder, `~/.cache/mtl_t5x/tokens` where XDG_CACHE_HOME isn't set."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return os.path.join(base, "mtl_t5x", "tokens")
+    return str(files.user_cache("tokens"))
 
 
 def examples(

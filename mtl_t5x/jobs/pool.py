@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
-import platform
 import re
 import selectors
 import signal
@@ -47,7 +45,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, **_compilation_cache(), **place.environment},
+            env={**os.environ, **place.environment},
         )
 
     def give(self, job: Job, log: pathlib.Path) -> None:
@@ -255,19 +253,3 @@ def _last_lines(log: pathlib.Path) -> str:
     # A progress bar writes its line anew and anew.
     lines = re.split(r"[\r\n]+", log.read_bytes()[-65_536:].decode(errors="replace").strip())
     return "\n".join(lines[-_TAIL:])
-
-
-def _compilation_cache() -> dict[str, str]:
-    """Where compiled programs are kept, for all workers and studies, if nothing says so already.
-
-    Programs for CPUs fit those with the same instructions only: each kind has its folder.
-    """
-    cpu = pathlib.Path("/proc/cpuinfo")
-    flags = re.search(r"^(flags|Features)\s*:.*$", cpu.read_text() if cpu.exists() else "", re.M)
-    kind = f"{platform.machine()} {platform.processor()} {flags and flags.group(0)}"
-    folder = pathlib.Path("~/.cache/mtl_t5x/compiled").expanduser()
-    settings = {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / hashlib.sha256(kind.encode()).hexdigest()[:16]),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
-    return {name: value for name, value in settings.items() if name not in os.environ}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pathlib
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +16,12 @@ def absolute(path: epath.PathLike) -> epath.Path:
     """As orbax and TensorStore want paths; epath's own `absolute` makes gs:// a local folder."""
     path = epath.Path(path)
     return path if path.is_absolute() else path.resolve()
+
+
+def user_cache(name: str) -> pathlib.Path:
+    """A folder of the user's cache, `~/.cache/mtl_t5x/NAME` where XDG_CACHE_HOME isn't set."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(base) / "mtl_t5x" / name
 
 
 def write_atomically(path: epath.PathLike, data: bytes | str) -> None:

@@ -145,12 +145,3 @@ def test_the_log_reaches_object_storage(tmp_path, monkeypatch):
     item = job(tmp_path, "a")
     assert carry_out([item], on_one_core(1)) == {}
     assert "a message on stdout" in (tmp_path / "runs/a" / pool.LOG).read_text()
-
-
-def test_programs_are_kept_where_the_user_says(monkeypatch):
-    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    monkeypatch.setenv("HOME", "/home/somebody")
-    kept = pool._compilation_cache()["JAX_COMPILATION_CACHE_DIR"]
-    assert kept.startswith("/home/somebody/.cache/mtl_t5x/compiled/")
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
-    assert "JAX_COMPILATION_CACHE_DIR" not in pool._compilation_cache()

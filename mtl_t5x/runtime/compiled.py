@@ -1,0 +1,29 @@
+"""Programs that were compiled are kept, so that the next process doesn't compile them again."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import platform
+import re
+
+import jax
+
+from mtl_t5x.storage import files
+
+
+def keep_programs() -> None:
+    """Turns JAX's compilation cache on, in the user's cache folder, if nothing says where it is.
+
+    What takes JAX less than its own limit to compile isn't kept.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(_folder()))
+
+
+def _folder() -> pathlib.Path:
+    """Programs for CPUs fit those with the same instructions only: each kind has its folder."""
+    cpu = pathlib.Path("/proc/cpuinfo")
+    flags = re.search(r"^(flags|Features)\s*:.*$", cpu.read_text() if cpu.exists() else "", re.M)
+    kind = f"{platform.machine()} {platform.processor()} {flags and flags.group(0)}"
+    return files.user_cache("compiled") / hashlib.sha256(kind.encode()).hexdigest()[:16]

@@ -181,7 +181,7 @@ def run_study(
     seconds_per_step: float | None = None,
     run: one_run.RunFunction | None = None,
 ) -> tuple[str, ...]:
-    """Runs this share's unfinished runs, the longest first, then writes the report.
+    """Runs this share's unfinished runs, by workers the longest first, then writes the report.
 
     A finished run isn't run again. One that fails leaves its traceback, or what ended its process,
     in `error.txt`, and the others go on. Told to stop, all save; the study started again goes on.
@@ -207,10 +207,10 @@ def run_study(
     """
     workdir = epath.Path(workdir)
     mine = [_job(workdir, item) for item in share(runs, index, count)]
-    # By all of them, so that the study started again shares out the cores as it did before.
-    found = workers.places(mine) if run is None else ()
-    _record(workdir, name, config, runs)
     todo = [job for job in mine if not job.is_finished()]
+    # By all of them, so that the study started again shares out the cores as it did before.
+    found = workers.places(mine) if todo and run is None else ()
+    _record(workdir, name, config, runs)
     print(f"study {name}: {len(mine)} runs here, {len(mine) - len(todo)} of them finished before")
     used = found[: len(todo)]
     progress = Progress(f"study {name}", todo, max(1, len(used)), seconds_per_step)

@@ -276,12 +276,12 @@ finally:
 """
 
 
-def start(*arguments, **settings):
+def start(*arguments, platforms="cpu", **settings):
     config = f"--config={ROOT / 'configs' / 'mini_glue.py'}"
     return subprocess.Popen(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", COMMAND, config, *arguments],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "JAX_PLATFORMS": platforms},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -289,8 +289,8 @@ def start(*arguments, **settings):
     )
 
 
-def command(*arguments):
-    process = start(*arguments)
+def command(*arguments, **settings):
+    process = start(*arguments, **settings)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -301,6 +301,9 @@ def test_the_command_runs_a_study_and_its_exit_code_tells_of_failures(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "a" / "runs").glob("*/results.json"))) == 2 + 2 * 2
     assert str(tmp_path / "a" / "report" / "report.html") in done.stdout
+
+    again = command(f"--workdir={tmp_path / 'a'}", *overrides, platforms="none of JAX's")
+    assert again.returncode == 0, "with nothing to be run JAX is not asked"
 
     other = command(f"--workdir={tmp_path / 'a'}", "--config.train_steps=4")
     assert other.returncode == 2

@@ -97,7 +97,7 @@ def test_ten_kills_lose_nothing_that_is_finished(undisturbed, two_cores, tmp_pat
     while True:
         process = start(workdir, 2, two_cores)
         while process.poll() is None and kills < 10:
-            time.sleep(draw.uniform(3, 16))
+            time.sleep(draw.uniform(2, 10))
             victims = [process.pid, *workers_of(process)]
             if process.poll() is None:
                 os.kill(draw.choice(victims), signal.SIGKILL)
@@ -109,5 +109,6 @@ def test_ten_kills_lose_nothing_that_is_finished(undisturbed, two_cores, tmp_pat
         assert code in (0, 43, -signal.SIGKILL), (workdir / "output.txt").read_text()
         if code == 0:
             break
+    assert kills == 10
     assert numbers(workdir) == undisturbed
     assert not list(workdir.glob("runs/*/error.txt"))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 
@@ -74,8 +75,10 @@ def _examples(
     if cache.folder is not None:
         try:
             name = fingerprint.of_split(task, split, dict(lengths), building.build)
-            path = epath.Path(cache.folder).expanduser() / f"{task.name}-{split}-{name}{SUFFIX}"
-        except (fingerprint.UntellableError, OSError) as error:
+            # A split may be called train[:10%], or have a / in its name.
+            plain = re.sub(r"[^\w.:-]", "_", split)
+            path = epath.Path(cache.folder).expanduser() / f"{task.name}-{plain}-{name}{SUFFIX}"
+        except Exception as error:  # whatever telling somebody's objects and files raises
             logger.info("%s %s: tokens aren't kept for other runs: %s", task.name, split, error)
     if path is not None and (found := _read(path)) is not None:
         return found

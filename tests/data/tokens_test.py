@@ -167,6 +167,26 @@ def test_a_source_that_cannot_be_told_stays_in_memory(cache, caplog):
     assert not files_of(cache)
 
 
+def test_what_cannot_be_told_for_an_error_of_its_own_stays_in_memory(cache, caplog):
+    class Odd:
+        """A preprocessor that can't be looked into."""
+
+        @property
+        def __dict__(self):
+            raise RuntimeError("odd")
+
+        def __call__(self, dataset):
+            return dataset
+
+    path = cache.folder + ".txt"
+    with open(path, "w") as file:
+        file.write("one\ntwo\n")
+    with caplog.at_level("INFO", logger="mtl_t5x"):
+        assert_as_seqio_gives_it(a_file_task(path, preprocessors=[Odd()]), "train", LENGTHS, cache)
+    assert "tokens aren't kept for other runs: odd" in caplog.text
+    assert not files_of(cache)
+
+
 # Streams
 
 

@@ -42,7 +42,6 @@ def ways(config, params, batch, device: str):
     import torch
 
     device = "cuda" if device == "gpu" else "cpu"
-
     model = _model(config, params).to(device)
     names = ("encoder_input_tokens", "decoder_input_tokens", "decoder_target_tokens")
     ids = [torch.tensor(np.asarray(batch[name])).long().to(device) for name in names]
@@ -65,7 +64,9 @@ def ways(config, params, batch, device: str):
 
     found = _passes(model, losses, ids)
     if HAS_COMPILER:
-        compiled = torch.compile(losses)
+        # For these shapes alone: another K before it would have it compile for any.
+        torch.compiler.reset()
+        compiled = torch.compile(losses, dynamic=False)
         found |= {f"{n}_compiled": way for n, way in _passes(model, compiled, ids).items()}
     if HAS_TORCHJD:
         found |= _torchjd(model, losses, ids, autocast)
@@ -131,14 +132,18 @@ def _passes(model, losses, ids):
 def _torchjd(model, losses, ids, autocast):
     """TorchJD's engine in three ways.
 
-    Each has a copy of the model, because the engine's hooks slow other passes. A backward pass of
-    the summed loss follows the Gram matrix in each, as TorchJD's documentation has it.
+    Each has modules of its own, because the engine's hooks slow other passes; the parameters are
+    the model's. A backward pass of the summed loss follows the Gram matrix in each, as TorchJD's
+    documentation has it.
     """
     tasks, examples = ids[0].shape[:2]
-    unbatched = copy.deepcopy(model)
+
+    def copied():
+        return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+
+    unbatched, by_example, by_task = copied(), copied(), copied()
     # The engine runs PyTorch's vmap over the backward pass; the fused kernel's has no rule for it.
     unbatched.set_attn_implementation("eager")
-    by_example, by_task = copy.deepcopy(model), copy.deepcopy(model)
     _split_batch(by_example, tasks * examples, 1)
     _split_batch(by_task, tasks, examples)
 

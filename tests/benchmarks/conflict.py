@@ -1,7 +1,7 @@
 """Ways to the Gram matrix of the task gradients: time and temporary memory over a plain step's.
 
 python tests/benchmarks/conflict.py [--sizes=mini,small] [--tasks=2,4,8,16] [--batch=4]
-    [--no_reference]
+    [--device=cpu|gpu] [--dtype=float32|bfloat16] [--no_reference]
 
 A step here is losses, summed gradient and Gram matrix of the encoder, without an optimizer: that is
 the same for all. Run in turn, in one process:
@@ -12,45 +12,60 @@ the same for all. Run in turn, in one process:
 * naive: jax.grad of the same model with autodiff's own products, nothing is measured
 * vmap: jax.vmap of each task's gradient, with autodiff's products; every gradient K times
 * scan: a scan over the tasks that keeps the encoder's gradients K times
-* torch_plain, torch_per_task: transformers' T5, one backward pass of the summed loss; one
-  forward and backward pass per task, whose encoder gradients are flattened for the cosines
-* torchjd: TorchJD's Gram engine on the same PyTorch model
+* torch_plain, torch_per_task: transformers' T5 with the same weights, one backward pass of the
+  summed loss; one forward and backward pass per task, whose encoder gradients are flattened for the
+  cosines
+* torch_plain_compiled, torch_per_task_compiled: the same with the losses under torch.compile. That
+  takes minutes, which aren't timed; left out where there is no C++ compiler
+* torchjd: TorchJD's Gram engine with `batch_dim=None`: K losses, a backward pass of each under vmap
+* torchjd_examples: its batched mode, `batch_dim=0`, which its documentation recommends: a loss per
+  example, one backward pass. A task's loss is the sum of its examples' shares of it, so its
+  gradient is the sum of theirs, and the sums over the blocks of the examples' Gram matrix are the
+  tasks' Gram matrix, exactly
+* torchjd_tasks: the batched mode where all tokens of a task are one element of the batch to the
+  measured modules: K losses, and K gradients of each module instead of one per example
 
-The last three need the extra `reference` and torchjd. The last line is JSON: by size and number of
-tasks, each one's time over plain's (`measuring_over_plain`, …), measuring's over the PyTorch ones'
+The batched mode needs changes of transformers' T5: see `torch_ways.py`. Before anything is timed,
+the cosines of all exact ways are compared with measuring's; in float32 one that is off by more than
+1e-3 ends the run. On a GPU float32 means no TF32, in JAX and in PyTorch.
+
+The PyTorch ways need the extra `reference`. The last line is JSON: by size and number of tasks, the
+time of each way over plain's (`measuring_over_plain`, …), measuring's over the PyTorch ones'
 (`measuring_over_torch_per_task`, …), and memory over plain's: measuring's is `memory_over_plain`,
-others' `scan_memory_over_plain`, ….
+others' `scan_memory_over_plain`, …; `cosines_off` is the largest difference of a cosine.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
-import importlib.util
+import functools
 import json
 import os
 import re
+import sys
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch_ways
 import workbench
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mtl_t5x.gradients import one_pass, probes
 
-# PyTorch's idle threads would else turn in circles while JAX is timed.
+# PyTorch's idle threads would else turn in circles while JAX is timed, and JAX would take most of a
+# GPU's memory.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 SKETCH_WIDTH = 65_536
-HAS_TORCH = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
-HAS_TORCHJD = HAS_TORCH and importlib.util.find_spec("torchjd") is not None
+TOLERANCE = 1e-3  # of a cosine, in float32
 
 
-def jax_ways(size: str, params, batch):
+def jax_ways(size: str, dtype: str, params, batch):
     """Name to compiled function of (params, batch)."""
-    model, tasks = workbench.model(size), batch["encoder_input_tokens"].shape[0]
+    model, tasks = workbench.model(size, dtype), batch["encoder_input_tokens"].shape[0]
     groups = dict(workbench.ENCODER_GROUPS)
 
     def losses(params, batch, given=None):
@@ -70,6 +85,21 @@ def jax_ways(size: str, params, batch):
 
     def naive(params, batch):
         return jax.value_and_grad(lambda p: losses(p, batch).sum())(params)
+
+    def compiled(*ways):
+        return {way.__name__: jax.jit(way).lower(params, batch).compile() for way in ways}
+
+    vmap, scan = separate_ways(losses, tasks)
+    ways = compiled(plain, measuring, sketching, scan)
+    with (
+        mock.patch.object(probes, "dot", lambda x, weight, probe=None: x @ weight.astype(x.dtype)),
+        mock.patch.object(probes, "spread", lambda weight, probe: weight),
+    ):
+        return ways | compiled(naive, vmap)
+
+
+def separate_ways(losses, tasks: int):
+    """vmap and scan: every task's gradient on its own, then their products."""
 
     def one_task(params, piece):
         piece = {name: value[None] for name, value in piece.items()}
@@ -99,104 +129,53 @@ def jax_ways(size: str, params, batch):
         summed = unflatten_dict({**rest, **{n: g.sum(0) for n, g in kept.items()}}, sep="/")
         return values, summed, gram(unflatten_dict(kept, sep="/"))
 
-    def compiled(way):
-        return jax.jit(way).lower(params, batch).compile()
-
-    ways = (plain, measuring, sketching, scan)
-    ways = {way.__name__: compiled(way) for way in ways}
-    with (
-        mock.patch.object(probes, "dot", lambda x, weight, probe=None: x @ weight.astype(x.dtype)),
-        mock.patch.object(probes, "spread", lambda weight, probe: weight),
-    ):
-        ways |= {"naive": compiled(naive), "vmap": compiled(vmap)}
-    return ways
+    return vmap, scan
 
 
-def torch_ways(size: str, batch):
-    """Name to function without arguments; empty where PyTorch isn't installed."""
-    if not HAS_TORCH:
-        return {}
-    import torch
-
-    from tests import random_t5
-
-    model = random_t5.transformers_t5(workbench.CONFIGS[size])
-    encoder = [
-        p for n, p in model.encoder.named_parameters() if "norm" not in n and "embed" not in n
-    ]
-    ids = {
-        name: torch.tensor(np.asarray(batch[key])).long()
-        for name, key in (
-            ("input_ids", "encoder_input_tokens"),
-            ("labels", "decoder_target_tokens"),
-        )
+def check(runs, dtype: str) -> float:
+    """Runs each once; the largest difference of an exact way's cosines from measuring's."""
+    grams = {
+        "measuring": lambda result: result[2]["encoder"],
+        "vmap": lambda result: result[2],
+        "scan": lambda result: result[2],
     }
-    tasks = len(ids["input_ids"])
-
-    def one_loss(k):
-        return model(input_ids=ids["input_ids"][k], labels=ids["labels"][k], use_cache=False).loss
-
-    def all_losses(model):
-        logits = model(
-            input_ids=ids["input_ids"].flatten(0, 1), labels=ids["labels"].flatten(0, 1),
-            use_cache=False,
-        ).logits  # fmt: skip
-        entropy = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), ids["labels"].flatten(), reduction="none"
-        )
-        return entropy.reshape(tasks, -1).mean(1)
-
-    def torch_plain():
-        model.zero_grad()
-        all_losses(model).sum().backward()
-
-    def torch_per_task():
-        rows, summed = [], None
-        for k in range(tasks):
-            model.zero_grad()
-            one_loss(k).backward()
-            rows.append(torch.cat([p.grad.flatten() for p in encoder]))
-            grads = [p.grad for p in model.parameters()]
-            summed = grads if summed is None else torch._foreach_add(summed, grads)
-        rows = torch.stack(rows)
-        units = torch.nn.functional.normalize(rows)
-        return units @ units.T
-
-    ways = {"torch_plain": torch_plain, "torch_per_task": torch_per_task}
-    if HAS_TORCHJD:
-        import torchjd.autogram
-
-        # A copy, because the engine's hooks slow other passes; attention without the fused kernel,
-        # which the engine can't batch.
-        watched = copy.deepcopy(model)
-        watched.set_attn_implementation("eager")
-        engine = torchjd.autogram.Engine(watched.encoder.block, batch_dim=None)
-
-        def torchjd_engine():
-            watched.zero_grad()
-            losses = all_losses(watched)
-            gram = engine.compute_gramian(losses)
-            losses.backward(torch.ones_like(losses))
-            return gram
-
-        ways["torchjd"] = torchjd_engine
-    return ways
+    exact, worst = None, 0.0
+    for name, run in runs.items():
+        result = run()
+        if name in grams:
+            gram = np.asarray(grams[name](result), np.float64)
+        elif name.startswith("torch") and result is not None:
+            gram = result.double().cpu().numpy()
+        else:  # nothing is measured, or estimated
+            continue
+        lengths = np.sqrt(np.diagonal(gram))
+        cosines = gram / np.outer(lengths, lengths)
+        exact = cosines if exact is None else exact
+        off = np.abs(cosines - exact).max()
+        if dtype == "float32" and not off < TOLERANCE:
+            sys.exit(f"conflict.py: the cosines of {name} are off by {off:.1e}")
+        worst = max(worst, float(off))
+    return worst
 
 
-def measure(
-    size: str, tasks: int, examples: int, rounds: int, budget: float, reference: bool
-) -> dict[str, float]:
+def measure(size: str, tasks: int, arguments) -> dict[str, float]:
     """Every ratio by name; prints the table's lines."""
     params = workbench.new_state(size).params
-    batch = jax.device_put(workbench.random_batch(size, tasks, examples))
-    compiled = jax_ways(size, params, batch)
+    batch = jax.device_put(workbench.random_batch(size, tasks, arguments.batch))
+    compiled = jax_ways(size, arguments.dtype, params, batch)
     runs = {
         name: lambda way=way: jax.block_until_ready(way(params, batch))
         for name, way in compiled.items()
     }
-    seconds = workbench.interleaved(runs, rounds, budget / 2)
+    against = {}
+    if arguments.reference:
+        config = workbench.model(size, arguments.dtype).config
+        against = torch_ways.ways(config, params, batch, arguments.device)
+    ratios = {"cosines_off": float(f"{check(runs | against, arguments.dtype):.1e}")}
+    print(f"{size:6}{tasks:4}  cosines agree to {ratios['cosines_off']}", flush=True)
+    interleaved = functools.partial(workbench.interleaved, rounds=arguments.rounds, warm_up=False)
+    seconds = interleaved(runs, budget_seconds=0.4 * arguments.budget)
     memory = {name: workbench.temporary_mebibytes(way) for name, way in compiled.items()}
-    ratios = {}
     for name, taken in seconds.items():
         ratio = workbench.median_ratio(taken, seconds["plain"])
         share = memory[name] / memory["plain"]
@@ -206,17 +185,37 @@ def measure(
             ratios[f"{name}_over_plain"] = round(ratio, 4)
             key = "memory_over_plain" if name == "measuring" else f"{name}_memory_over_plain"
             ratios[key] = round(share, 4)
-    # Apart, so that a slow neighbour doesn't come before a plain step.
-    against = torch_ways(size, batch) if reference else {}
-    if not against:
-        return ratios
-    seconds = workbench.interleaved({"measuring": runs["measuring"], **against}, rounds, budget / 2)
-    for name in against:
-        ratio = workbench.median_ratio(seconds["measuring"], seconds[name])
-        ratios[f"measuring_over_{name}"] = round(ratio, 4)
-        print(f"{size:6}{tasks:4}  {name:15}{np.median(seconds[name]) * 1e3:10.1f} ms; measuring "
-              f"takes {ratio:.3f} of it, {len(seconds[name])} rounds", flush=True)  # fmt: skip
+    # Apart, so that a slow neighbour doesn't come before a plain step; the slowest, of few rounds,
+    # last and alone.
+    slow = {name: against.pop(name) for name in ("torchjd",) if name in against}
+    for others, share in ((against, 0.4), (slow, 0.2)):
+        if not others:
+            continue
+        pair = {"measuring": runs["measuring"], **others}
+        seconds = interleaved(pair, budget_seconds=share * arguments.budget)
+        for name in others:
+            ratio = workbench.median_ratio(seconds["measuring"], seconds[name])
+            ratios[f"measuring_over_{name}"] = round(ratio, 4)
+            print(f"{size:6}{tasks:4}  {name:24}{np.median(seconds[name]) * 1e3:10.1f} ms; "
+                  f"measuring takes {ratio:.3f} of it, {len(seconds[name])} rounds",
+                  flush=True)  # fmt: skip
     return ratios
+
+
+def choose_device(device: str | None, dtype: str, reference: bool) -> str:
+    """Makes JAX compute on it; ends the run where JAX or PyTorch has none of its kind."""
+    if device is not None:
+        try:
+            found = jax.devices(device)[0]
+        except RuntimeError:
+            sys.exit(f"conflict.py: --device={device}, but JAX has only: {jax.default_backend()}")
+        jax.config.update("jax_default_device", found)
+    device = device or jax.default_backend()
+    if device == "gpu" and reference and not torch_ways.has_gpu():
+        sys.exit("conflict.py: PyTorch has no GPU: --device=cpu, or --no_reference for JAX alone")
+    if device == "gpu" and dtype == "float32":
+        jax.config.update("jax_default_matmul_precision", "highest")
+    return device
 
 
 def main():
@@ -228,19 +227,17 @@ def main():
     parser.add_argument(
         "--budget", type=float, default=600.0, help="seconds per size and K at most"
     )
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="default: what JAX has")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--no_reference", action="store_true", help="without the PyTorch ways")
     arguments = parser.parse_args()
-    print(f"{jax.devices()[0].device_kind}, {arguments.batch} examples a task, "
-          f"{workbench.INPUTS} + {workbench.TARGETS} tokens; over plain:")  # fmt: skip
+    arguments.reference = torch_ways.HAS_TORCH and not arguments.no_reference
+    arguments.device = choose_device(arguments.device, arguments.dtype, arguments.reference)
+    print(f"{jax.devices(arguments.device)[0].device_kind}, {arguments.dtype}, {arguments.batch} "
+          f"examples a task, {workbench.INPUTS} + {workbench.TARGETS} tokens; over plain:",
+          flush=True)  # fmt: skip
     result = {
-        f"{size}_{tasks}": measure(
-            size,
-            int(tasks),
-            arguments.batch,
-            arguments.rounds,
-            arguments.budget,
-            not arguments.no_reference,
-        )
+        f"{size}_{tasks}": measure(size, int(tasks), arguments)
         for size in arguments.sizes.split(",")
         for tasks in arguments.tasks.split(",")
     }

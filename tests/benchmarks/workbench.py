@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import sys
 import time
@@ -42,8 +43,8 @@ CONFIGS = {
 }
 
 
-def model(size: str) -> architectures.TextToText:
-    return architectures.TextToText(CONFIGS[size])
+def model(size: str, dtype: str = "float32") -> architectures.TextToText:
+    return architectures.TextToText(dataclasses.replace(CONFIGS[size], dtype=dtype))
 
 
 def random_batch(size: str, tasks: int, examples: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -78,14 +79,18 @@ def temporary_mebibytes(compiled: jax.stages.Compiled) -> float:
 
 
 def interleaved(
-    runs: Mapping[str, Callable[[], Any]], rounds: int, budget_seconds: float = float("inf")
+    runs: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    budget_seconds: float = float("inf"),
+    *,
+    warm_up: bool = True,
 ) -> dict[str, np.ndarray]:
     """Seconds of every run in every round; a round calls each once, in an order that turns.
 
     Whatever else the machine does slows neighbours alike, so ratios within a round stay true. Stops
-    early when the budget is spent, after three rounds at the least.
+    early when the budget is spent, after three rounds at the least. `warm_up` runs each once first.
     """
-    for run in runs.values():
+    for run in runs.values() if warm_up else ():
         run()
     seconds = {name: [] for name in runs}
     names, begun = list(runs), time.perf_counter()

@@ -30,7 +30,13 @@ def study(tmp_path):
 
 
 def begin(workdir: pathlib.Path, **settings) -> subprocess.Popen:
-    return study_test.start(f"--workdir={workdir}", TASKS, SEEDS, "--jobs=2", **settings)
+    """As from a terminal: nohup would leave its processes deaf to the terminal's end."""
+
+    def hear():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    flags = (f"--workdir={workdir}", TASKS, SEEDS, "--jobs=2")
+    return study_test.start(*flags, preexec_fn=hear, **settings)
 
 
 def until(holds, process: subprocess.Popen | None = None) -> None:
@@ -79,7 +85,7 @@ def test_one_worker_told_to_stop_stops_all(study, tmp_path):
 )
 def test_workers_save_and_leave_when_their_parent_is_gone(send, number, study, tmp_path):
     send(study.pid, number)
-    study.wait()
+    study.wait(60)
     workers = [note["process"] for note in fake_runs.notes(tmp_path, "waits")]
     until(lambda: all(map(gone, workers)))
     assert saved(tmp_path) == 2

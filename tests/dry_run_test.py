@@ -37,6 +37,7 @@ def test_what_does_not_fit_is_told():
     assert "does not fit" in lines["TPU v4"] and "does not fit" not in lines["TPU v5p"]
 
 
+@pytest.mark.slow
 def test_a_mesh_that_is_not_there(tmp_path):
     """Four CPU devices with all the parameters split; no folder is needed, none is written."""
     command = [sys.executable, "-m", "mtl_t5x.main", f"--gin_file={EXAMPLE}", "--dry_run"]
@@ -116,6 +117,7 @@ def test_the_compilers_message_is_read(monkeypatch, tmp_path):
         dry_run._cost_for_topology("plain", lowered, [device], epath.Path(tmp_path))
 
 
+@pytest.mark.slow
 def test_unbiased_metrics_are_in_the_measuring_step(monkeypatch):
     compiled = []
 

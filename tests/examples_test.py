@@ -35,7 +35,11 @@ def test_mini(name, tmp_path):
     assert ("conflict/encoder/directional" in json.loads(lines[0])) == bool(benchmark)
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if not name.startswith("mini")])
+def marked(name: str):
+    return pytest.param(name, marks=[pytest.mark.slow] * name.startswith("x"))
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in EXAMPLES if not name.startswith("mini")])
 def test_larger_ones_are_complete(name):
     """Everything but the weights: the whole configuration, the tasks, the parameters' shapes."""
     macros = {"MODEL_DIR": "unused", "DATA": "mini", "VOCABULARY_PATH": "mini"}

@@ -85,8 +85,16 @@ def run(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
 
 
 def marked(command: str):
-    """Whole runs are `slow`, but for the main job's."""
-    slow = "/tmp/glue" in command or "/tmp/reviews" in command
+    """Whole runs and studies are `slow`, and what compiles without one."""
+    parts = (
+        "/tmp/glue",
+        "/tmp/reviews",
+        "local_cpu",
+        "mtl_t5x.study",
+        "mtl_t5x.report",
+        "/tmp/dry",
+    )
+    slow = any(part in command for part in parts)
     compiler = "--topology" in command
     marks = [pytest.mark.slow] * slow + [pytest.mark.tpu_compiler] * compiler
     return pytest.param(command, marks=marks)

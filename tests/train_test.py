@@ -181,6 +181,7 @@ def a_copy(folder: pathlib.Path, target: pathlib.Path, *checkpoints: str) -> Non
         shutil.copytree(folder / name, target / name)
 
 
+@pytest.mark.slow
 def test_eval_mode_leaves_an_unfinished_run_unfinished(folder, tmp_path):
     a_copy(folder, tmp_path, "checkpoint_6")
     settings = bindings(tmp_path, LOG_PERIOD=0, MIXTURE_OR_TASK_NAME=TASKS[:1])
@@ -193,6 +194,7 @@ def test_eval_mode_leaves_an_unfinished_run_unfinished(folder, tmp_path):
     assert [line["step"] for line in lines(tmp_path)] == [10], "no other step is measured"
 
 
+@pytest.mark.slow
 def test_told_to_stop_in_the_last_step(folder, tmp_path, monkeypatch):
     """It is saved, and the run isn't finished: started again it evaluates."""
     a_copy(folder, tmp_path, "checkpoint_6")
@@ -304,6 +306,7 @@ def test_cut_targets_are_in_the_log_and_the_results(tmp_path, caplog):
     assert results["test"]["stsb"]["targets_cut"] > 100
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number(tmp_path):
     glue.register()
     tasks = lookup.find_tasks(TASKS)

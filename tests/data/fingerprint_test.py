@@ -35,6 +35,7 @@ def test_it_is_the_same_for_the_same():
     assert len(of(prompted())) == 32
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_another_process():
     name = "glue_cola.diverse.semantic"
     code = (

@@ -242,6 +242,7 @@ def test_a_stream_of_seqios_goes_on_where_it_was(cache):
 # Prompts
 
 
+@pytest.mark.slow
 def test_every_prompt_is_stored_and_drawn_anew(cache):
     name = "glue_cola.diverse.semantic"
     (task,) = lookup.find_tasks(name)
@@ -347,6 +348,7 @@ def _start(folder, path, barrier, answers):
     answers.put([one["inputs"].tolist() for one in stored])
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_end_with_one_entry(cache, tmp_path):
     path = tmp_path / "lines.txt"
     path.write_text("".join(f"line {i}\n" for i in range(50)))

@@ -10,7 +10,7 @@ import ml_collections
 from mtl_t5x import study
 
 # About what a step of one task takes on one core: how long the study is, before any step is taken.
-SECONDS_PER_STEP = 0.015
+SECONDS_PER_STEP = 0.025
 
 
 def get_config() -> ml_collections.ConfigDict:

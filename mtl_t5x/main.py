@@ -118,6 +118,9 @@ def _configure_logging() -> None:
     """Shows this package's messages; of the libraries', which log every file, errors alone."""
     if not (flags.FLAGS.is_parsed() and flags.FLAGS["verbosity"].present):
         absl_logging.set_verbosity(absl_logging.ERROR)
+    # Absl's programs have it, a study's workers not: there the first library that logs would make
+    # a handler of its own, which shows everything once more.
+    absl_logging.use_absl_handler()
     logger = logging.getLogger("mtl_t5x")
     if not logger.handlers:
         handler = logging.StreamHandler()

@@ -67,15 +67,16 @@ from mtl_t5x import main
 
 def program(argv):
     main._configure_logging()
+    logging.error("said by a library")  # makes a handler where there is none
     for name in ("mtl_t5x.models.pretrained", "mtl_t5x.train"):
         logging.getLogger(name).info("said by %s", name)
 
-app.run(program)
 """
 
 
-def test_every_message_is_shown_once():
-    ended = subprocess.run([sys.executable, "-c", LOGGING], capture_output=True, text=True)
+@pytest.mark.parametrize("start", ["app.run(program)", "program([])"])
+def test_every_message_is_shown_once(start):
+    ended = subprocess.run([sys.executable, "-c", LOGGING + start], capture_output=True, text=True)
     for name in ("mtl_t5x.models.pretrained", "mtl_t5x.train"):
         assert ended.stderr.count(f"said by {name}") == 1, ended.stderr
 

@@ -11,6 +11,8 @@ case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;;
 install test
 
 export JAX_PLATFORMS=cpu
+# Huge pages for what a step gives back and takes anew; mtl_t5x/jobs/places.py says what that saves.
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
 # One process per core; a file's tests stay together, as they share runs and compilations.
 exec .venv/bin/python -m pytest --numprocesses=auto --dist=loadfile \
   --no-loadscope-reorder "$@"

@@ -78,8 +78,8 @@ do_or_show() {
 # SLURM sends SIGTERM two minutes before the end to what srun started. The script hears nothing of
 # it (it alone would with B:TERM) and lives to say whether SLURM is to start the job again: always
 # where the run was told to stop and saved (42), and where it wasn't started again 5 times already
-# if a stage hung (43), a process was killed (137; its peers end with 134), or SIGTERM found it
-# where nothing saves, as in the last evaluation (143).
+# if a stage hung (43; 142 where it held the interpreter), a process was killed (137; its peers end
+# with 134), or SIGTERM found it where nothing saves, as in the last evaluation (143).
 slurm_script() {
   local command=$1
   shift
@@ -92,7 +92,7 @@ srun --kill-on-bad-exit=0 $command || code=\$?
 again=false
 case \$code in
   42) again=true ;;
-  43 | 134 | 137 | 143) if [ "\${SLURM_RESTART_COUNT:-0}" -lt 5 ]; then again=true; fi ;;
+  43 | 134 | 137 | 142 | 143) if [ "\${SLURM_RESTART_COUNT:-0}" -lt 5 ]; then again=true; fi ;;
 esac
 job=\$SLURM_JOB_ID # of one task of an array it may stand for the whole array
 if [ -n "\${SLURM_ARRAY_TASK_ID:-}" ]; then job=\${SLURM_ARRAY_JOB_ID}_\$SLURM_ARRAY_TASK_ID; fi

@@ -11,7 +11,7 @@
 #   --dry-run   prints every command, and SLURM's batch script, and runs none
 #   --slurm     submits a job that SLURM starts again when it was preempted (exit code 42: the run
 #               was told to stop and saved), and, unless it was started again 5 times already,
-#               when a stage hung (43) or a process was killed (134, 137, 143)
+#               when a stage hung (43, 142) or a process was killed (134, 137, 143)
 # JAX_CUDA names the extra of jax that is installed; cuda13 by default.
 set -euo pipefail
 case ${1:-} in -h | --help) sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0"; exit ;; esac

@@ -238,7 +238,7 @@ class _Pool:
 
 def _in_words(code: int) -> str:
     """What the code says with which a run's process ended."""
-    if code == exit_codes.HANGS:
+    if code in (exit_codes.HANGS, -signal.SIGALRM):  # see runtime.watchdog
         return f"a stage hung, and its process left with code {code}; its log has the stacks"
     if code == -signal.SIGKILL:
         return "its process was killed (SIGKILL), as is done where memory runs out"

@@ -11,6 +11,7 @@ import dataclasses
 import faulthandler
 import functools
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,8 +21,8 @@ import jax
 
 from mtl_t5x.runtime import exit_codes
 
-# A hang that holds the interpreter's lock is left to faulthandler, so many seconds later, with code
-# 1 and the stacks alone: its thread needs no lock.
+# A hang that holds the interpreter's lock is left to SIGALRM, so many seconds later: faulthandler
+# shows the stacks, for which it needs no lock, and the signal then ends the process.
 GRACE = 5
 _LOOKS = 1  # seconds between two looks at the stage
 
@@ -73,16 +74,18 @@ class Limits:
             return
         _start_looking()
         _running = _Stage(name, seconds, time.monotonic() + seconds)
-        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=sys.__stderr__)
+        # And no `faulthandler.dump_traceback_later`, which starts and joins a thread each time.
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE)
         try:
             yield
         finally:
-            faulthandler.cancel_dump_traceback_later()
+            signal.setitimer(signal.ITIMER_REAL, 0)
             _running = None
 
 
 @functools.cache
 def _start_looking() -> None:
+    faulthandler.register(signal.SIGALRM, file=sys.__stderr__, all_threads=True, chain=True)
     # One thread for all stages: to start one beside a busy step takes longer than many a stage.
     threading.Thread(target=_look, daemon=True, name="watchdog").start()
 

@@ -9,7 +9,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mtl_t5x", "mtl_t5x.*"]),
-    package_data={"mtl_t5x.tasks.mini": ["*.model"]},
+    package_data={"mtl_t5x.report": ["paper/*.csv"], "mtl_t5x.tasks.mini": ["*.model"]},
     # The lowest versions that the tests were run with, all together; beside some, what broke below.
     install_requires=[
         "absl-py>=1.4",

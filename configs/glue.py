@@ -33,14 +33,9 @@ def get_config() -> ml_collections.ConfigDict:
 
 def runs(config: ml_collections.ConfigDict):
     """For each prompt and seed, one multi-task run and eight single-task baselines."""
+    study.required(config, "vocabulary_path", "initial_checkpoint_path")
     paths = {
         "VOCABULARY_PATH": config.vocabulary_path,
         "INITIAL_CHECKPOINT_PATH": config.initial_checkpoint_path,
     }
-    absent = [name.lower() for name, value in paths.items() if not value]
-    if absent:
-        raise ValueError(
-            "this study fine-tunes pretrained weights; say where they lie: "
-            + " ".join(f"--config.{name}=PATH" for name in absent)
-        )
     return study.grid(config, paths)

@@ -176,7 +176,9 @@ def _costs(
     kinds: dict[str, dict[str, Any]] = {"plain": {}}
     if conflict.period:
         groups = tuple(conflict.groups.items())
-        kinds["measuring"] = {"groups": groups, "halves": conflict.unbiased_window > 0}
+        problem = step.no_halves(experiment.batch_size, layout, experiment.microbatches)
+        halves = conflict.unbiased_window > 0 and problem is None
+        kinds["measuring"] = {"groups": groups, "halves": halves}
     costs = {}
     for kind, measured in kinds.items():
         lowered = step.train_step.lower(

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import seqio
@@ -18,9 +17,9 @@ import tqdm
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mtl_t5x.data import building, counting, features, heads, lookup, tokens
+from mtl_t5x.data import batching, building, counting, features, heads, lookup, tokens
 from mtl_t5x.experiment import Experiment
-from mtl_t5x.models import decoding
+from mtl_t5x.models import decoding, predicting, teacher_forcing
 from mtl_t5x.parallel import sharding
 from mtl_t5x.runtime import progress, watchdog
 from mtl_t5x.storage import checkpoints, files
@@ -31,8 +30,6 @@ RESULTS = "results.json"
 PREDICTIONS = "inference_eval"
 SPLITS = ("validation", "test")
 Metrics = dict[str, dict[str, float]]
-# From inputs [batch, length] to the predictions' token ids, [batch, longest prediction].
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,12 +41,15 @@ class Evaluation:
       batch_size: examples decoded at once.
       evaluated_as: whose head or decoder predicts for a task that is only evaluated, by task name.
       search: how predictions are decoded.
+      teacher_forced: also scores, of tasks that a decoder answers, the likeliest token at each
+        position after the gold answer up to there, as the original does: `teacher_forced_<metric>`.
     """
 
     period: int = 0
     batch_size: int = 64
     evaluated_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
     search: decoding.Search = dataclasses.field(default_factory=decoding.Search)
+    teacher_forced: bool = False
 
     def positions(self, experiment: Experiment) -> dict[str, int]:
         """By task name, which of the trained tasks' heads or decoders predicts for it.
@@ -91,51 +91,8 @@ def check(experiment: Experiment, evaluation: Evaluation) -> None:
         counting.check(tasks, split, experiment.task_feature_lengths, cache=experiment.cache)
 
 
-def predict_function(
-    params: Any,
-    task: seqio.Task,
-    position: int,
-    *,
-    model: nn.Module,
-    max_length: int,
-    search: decoding.Search,
-) -> Predict:
-    """What predicts for a task: its head, or the search with its decoder."""
-    head = model.head(position)
-    if isinstance(head, heads.Decoder):
-        single, params = model.for_task(params, position)
-        return functools.partial(
-            decoding.decode,
-            params,
-            answers=decoding.permitted_answers(task, max_length) if search.restrict else None,
-            model=single,
-            max_length=max_length,
-            search=search,
-        )
-
-    def predict(inputs: np.ndarray) -> np.ndarray:
-        outputs = jax.device_get(_head_outputs(params, inputs, model=model, task=position))
-        inputs = np.asarray(inputs)
-        rows = [
-            heads.predicted_tokens(
-                head, {name: x[i] for name, x in outputs.items()}, inputs[i], task, max_length
-            )
-            for i in range(len(inputs))
-        ]
-        ends = [[*row, decoding.EOS_ID] for row in rows]
-        width = max(max_length, *map(len, ends))
-        return np.array([row + [decoding.PAD_ID] * (width - len(row)) for row in ends])
-
-    return predict
-
-
-@functools.partial(jax.jit, static_argnames=("model", "task"))
-def _head_outputs(params: Any, inputs: jax.Array, *, model: nn.Module, task: int) -> dict:
-    return model.apply({"params": params}, inputs, task, method="predict")
-
-
 def predictions(
-    predict: Predict,
+    predict: predicting.Predict,
     batch_size: int,
     place: Callable[[np.ndarray], Any],
     shown: tqdm.tqdm,
@@ -180,7 +137,8 @@ def evaluate(
 ) -> Metrics:
     """The metrics of every task that has the split, by short task name.
 
-    Beside the task's own metrics stand the counts of `counting.count`. Writes
+    Beside the task's own metrics stand the counts of `counting.count` and, of the dev split, the
+    model's `loss`: the mean over all its tokens or examples, as in training. Writes
     `<task>-metrics.jsonl`, `<task>-<step>.jsonl` with every prediction, and TensorBoard event files
     to `model_dir/inference_eval`, for splits other than test to a folder of the split's name in it.
     A step that is evaluated again stands there once. Several devices and processes share the
@@ -210,22 +168,76 @@ def evaluate(
         for name, task in tasks.items()
     }
     total = sum(of_task.get("examples", 0) for of_task in counts.values())
-    results = {}
+    common, results = _Split(params, experiment, evaluation, split, batch_size, place), {}
     with progress.bar(f"evaluating {split}", total, "example") as shown:
         for name, task in tasks.items():
-            predict = predict_function(
-                params,
-                task,
-                positions[name],
-                model=experiment.model,
-                max_length=lengths[name]["targets"],
-                search=evaluation.search,
-            )
+            predict = common.predict(name, task, positions[name])
             predict_dataset = functools.partial(predictions, predict, batch_size, place, shown)
+            known = common.with_answers(name, task, positions[name])
             stored = tokens.examples(task, split, lengths[name], experiment.cache)
+            task = _with_metrics(task, known)
             scores = _score(task, stored, split, lengths[name], predict_dataset, step, loggers)
             results[name] = scores | counts[name]
     return results
+
+
+def _with_metrics(task: seqio.Task, metrics: Mapping[str, float]) -> seqio.Task:
+    """The task, with metrics that are known already: SeqIO writes them beside the others."""
+
+    def known(targets, predictions):
+        del targets, predictions
+        return dict(metrics)
+
+    return task.replace(metric_fns=[*task.metric_fns, known]) if metrics else task
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """What evaluating each of a split's tasks has in common; `params` and `place` as this process
+    computes with them."""
+
+    params: Any
+    experiment: Experiment
+    evaluation: Evaluation
+    split: str
+    batch_size: int
+    place: Callable[[np.ndarray], Any]
+
+    def lengths(self, name: str) -> dict[str, int]:
+        return features.lengths_of(name, self.experiment.task_feature_lengths)
+
+    def predict(self, name: str, task: seqio.Task, position: int) -> predicting.Predict:
+        return predicting.predict_function(
+            self.params,
+            task,
+            position,
+            model=self.experiment.model,
+            max_length=self.lengths(name)["targets"],
+            search=self.evaluation.search,
+        )
+
+    def with_answers(self, name: str, task: seqio.Task, position: int) -> dict[str, float]:
+        """What is seen where the model is given the answers: dev's loss, teacher-forced scores."""
+        experiment, split = self.experiment, self.split
+        has_decoder = isinstance(experiment.model.head(position), heads.Decoder)
+        guess = self.evaluation.teacher_forced and has_decoder
+        if split != "validation" and not guess:
+            return {}
+        model, params = experiment.model.for_task(self.params, position)
+        examples = batching.whole_split(
+            name, task, split, experiment.task_feature_lengths,
+            with_heads=not has_decoder, cache=experiment.cache,
+        )  # fmt: skip
+        loss, guessed = teacher_forcing.over_examples(
+            params, examples, model=model, batch_size=self.batch_size, place=self.place, guess=guess
+        )
+        metrics = {"loss": loss} if split == "validation" else {}
+        if guessed is not None:
+            stored = tokens.examples(task, split, self.lengths(name), experiment.cache)
+            numbered = list(enumerate(guessed.tolist()))
+            scores = _score(task, stored, split, self.lengths(name), lambda _: numbered, 0, {})
+            metrics |= {f"teacher_forced_{metric}": value for metric, value in scores.items()}
+        return metrics
 
 
 def _score(

@@ -26,7 +26,8 @@ class Experiment:
     Attributes:
       model: an architecture of `mtl_t5x.models.architectures`.
       optimizer: an optax transformation; it sees the sum of the tasks' gradients.
-      tasks: as `lookup.find_tasks` gives them; one without a train split is evaluated only.
+      tasks: as `lookup.find_tasks` gives them; one without a train split is evaluated only. Where
+        the model has heads, without the examples that a strict span's head leaves out.
       task_feature_lengths: tokens of each feature, cut or padded to.
       batch_size: examples per task and step.
       mesh: how the devices share the work, where there are several.
@@ -42,6 +43,11 @@ class Experiment:
     mesh: sharding.Mesh = dataclasses.field(default_factory=sharding.Mesh)
     microbatches: int = 1
     cache_dir: str | None = None
+
+    def __post_init__(self):
+        found = tuple(map(heads.without_lost_spans, self.tasks))
+        if found != tuple(self.tasks) and _answered_by_heads(self.model, self.tasks):
+            object.__setattr__(self, "tasks", found)
 
     @functools.cached_property
     def cache(self) -> tokens.Cache:
@@ -68,8 +74,7 @@ class Experiment:
     @functools.cached_property
     def with_heads(self) -> bool:
         """Whether any task is answered by a head, whose targets the batches then hold."""
-        kinds = (self.model.head(task) for task in range(len(self.trained)))
-        return any(not isinstance(kind, heads.Decoder) for kind in kinds)
+        return _answered_by_heads(self.model, self.tasks)
 
     @functools.cached_property
     def empty_batch(self) -> Mapping[str, np.ndarray]:
@@ -141,3 +146,8 @@ class Experiment:
             cache=self.cache,
         )
         return sharding.placed_batches(read, layout, len(self.trained), self.batch_size)
+
+
+def _answered_by_heads(model: nn.Module, tasks: Sequence[seqio.Task]) -> bool:
+    kinds = (model.head(task) for task in range(len(lookup.with_split(tasks, "train"))))
+    return any(not isinstance(kind, heads.Decoder) for kind in kinds)

@@ -42,7 +42,8 @@ from mtl_t5x.storage import checkpoints, files
 logger = logging.getLogger(__name__)
 
 FILE = "conflict.json"
-DECODER = r"decoder/.*(kernel|rel_embedding)"
+# Without the output layer, which in the original is no part of its decoder.
+DECODER = r"decoder/(?!logits_dense).*(kernel|rel_embedding)"
 LAYERS = r"((?:encoder|decoder)/layers_\d+)/.*kernel"
 Params = Mapping[str, Any]
 
@@ -93,17 +94,17 @@ class InTraining:
     Attributes:
       period: every such step is measured, from 0 on; 0: none.
       groups: as for `one_pass.select`.
-      unbiased_window: over how many measured steps the unbiased metrics run (see `Running`); 0:
-        none, and the halves of the batches aren't told apart.
+      unbiased_window: over how many measured steps the unbiased metrics run (see `Running`), where
+        the batches have halves; 0: none, and the halves aren't told apart.
       fixed_point: how, and at which steps, the conflict is measured on many examples, dropout off;
-        each time leaves a file `conflict_<step>.json`. None: never.
+        each is logged and leaves a file `conflict_<step>.json`. None: never.
     """
 
     period: int
     groups: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: {"encoder": one_pass.ENCODER}
     )
-    unbiased_window: int = 0
+    unbiased_window: int = 10
     fixed_point: Settings | None = None
 
 

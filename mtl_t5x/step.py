@@ -36,8 +36,14 @@ def adamw(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    eps_before_correction: bool = False,
 ) -> optax.GradientTransformation:
     """AdamW behind a clip of the global norm; linear warm-up, then cosine to 0 at `decay_steps`.
+
+    The t-th update divides m / (1 - b1^t) by sqrt(v / (1 - b2^t)) + eps (Kingma and Ba 2015, arXiv
+    1412.6980, algorithm 1); with `eps_before_correction` by (sqrt(v) + eps) / sqrt(1 - b2^t) (its
+    section 2, end; the AdamW of transformers 4.5.1, which the original takes). In the second form
+    eps counts 32 times as much at first, with b2 = 0.999, and the same after some thousand updates.
 
     Equal arguments give the same object, which is what lets runs share a compiled step. Any other
     optax transformation may stand in its place.
@@ -48,16 +54,32 @@ def adamw(
             "cosine: set it below TRAIN_STEPS"
         )
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps)
+    # (sqrt(v) + eps) / c is sqrt(v) / c + eps / c: the one form is the other with another eps.
+    uncorrected = functools.partial(_eps_over_correction, eps=eps, b2=b2)
     update = optax.inject_hyperparams(optax.adamw)(
-        schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay
+        schedule,
+        b1=b1,
+        b2=b2,
+        eps=uncorrected if eps_before_correction else eps,
+        weight_decay=weight_decay,
     )
     if max_grad_norm is None:
         return update
     return optax.chain(optax.clip_by_global_norm(max_grad_norm), update)
 
 
+def _eps_over_correction(count: Array, *, eps: float, b2: float) -> Float[Array, ""]:
+    return eps / jnp.sqrt(1 - b2 ** (count + 1.0))
+
+
+def last_update(train_steps: int) -> int:
+    """The number of the last of so many updates, counted from 0: `decay_steps` of a schedule that
+    is at 0 there, as the original's after its 10,001 updates."""
+    return train_steps - 1
+
+
 def adam_scale(opt_state: optax.OptState) -> one_pass.Params:
-    """1 / (sqrt(v) + eps) for every parameter, from the state of `step.adamw`."""
+    """1 / (sqrt(v) + eps), v corrected, for every parameter, from the state of `step.adamw`."""
     moments = optax.tree.get(opt_state, "nu")
     hyperparams = optax.tree.get(opt_state, "hyperparams")
     if moments is None or hyperparams is None:
@@ -165,7 +187,7 @@ def train_step(
       microbatches: what the examples are computed in, one after the other. It saves activations,
         but a measuring step then holds K gradients of the measured parameters.
       halves: measures with the halves of each task's examples apart, for unbiased metrics. The
-        update stays the same. For one device and one microbatch.
+        update stays the same. Microbatches, and several devices, then take 2 K gradients.
 
     Returns:
       The new state, and metrics of the state *before* the update: `loss` [task], the summed
@@ -174,11 +196,13 @@ def train_step(
       and, in each group, `halves` [2 task, 2 task], the Gram matrix of the halves' gradients.
 
     Raises:
-      ValueError: `halves` of a batch, or in a way to compute it, that doesn't have them.
+      ValueError: `halves` of a batch that doesn't have them; see `no_halves`.
     """
     key = jax.random.fold_in(dropout_key, state.step)
     if halves:
-        _check_halves(batch, layout, microbatches)
+        problem = no_halves(batch["encoder_input_tokens"].shape[1], layout, microbatches)
+        if problem is not None:
+            raise ValueError(problem)
     losses, grads, grams = _gradients(
         state,
         batch,
@@ -224,17 +248,19 @@ def _conflict(gram: Float[Array, "row row"], halves: bool) -> dict[str, Array]:
     return {**conflict_metrics.all_metrics(of_tasks), "halves": gram}
 
 
-def _check_halves(batch: Batch, layout: sharding.Layout | None, microbatches: int) -> None:
-    examples = batch["encoder_input_tokens"].shape[1]
-    if examples % 2:
-        raise ValueError(
-            f"BATCH_SIZE = {examples} has no halves: unbiased metrics need an even one"
-        )
-    if microbatches > 1 or layout is not None:
-        raise ValueError(
-            "unbiased metrics need each task's batch whole: set MICROBATCHES to 1 and compute on "
-            "one device, or set measure.InTraining.unbiased_window to 0"
-        )
+def no_halves(batch_size: int, layout: sharding.Layout | None, microbatches: int) -> str | None:
+    """Why so many examples of a task can't be measured in halves; None: they can.
+
+    Where they are computed in parts, by several devices or one after the other, each part has
+    halves, which make up those of the whole.
+    """
+    parts = microbatches if layout is None else microbatches * layout.mesh.shape[sharding.DATA]
+    if batch_size % (2 * parts) == 0:
+        return None
+    return (
+        f"BATCH_SIZE = {batch_size} has no halves in each of the {parts} parts that a task's "
+        f"examples are computed in: set it to a multiple of {2 * parts}"
+    )
 
 
 def _gradients(
@@ -268,19 +294,21 @@ def _gradients(
     if layout is None and microbatches == 1 and not groups:
         (losses, _), grads = one_pass.gradient(at_once, state.params)
         return losses, grads, {}
+    parts = 2 if halves else 1
     if layout is None and microbatches == 1:
-        rows = batch["encoder_input_tokens"].shape[0] * (2 if halves else 1)
+        rows = batch["encoder_input_tokens"].shape[0] * parts
         (losses, _), grads, grams = one_pass.gradient_and_grams(at_once, state.params, rows, groups)
         return losses, grads, grams
+    batch = state.apply_fn({}, batch, method="before_splitting")
     if layout is None:
         selected = one_pass.select(state.params, groups)
         losses, grads, per_task = accumulation.accumulate(
             loss_fn, weigh, state.params, batch, key, total=weigh(batch),
             measured=sorted({name for names in selected.values() for name in names}),
-            microbatches=microbatches,
+            microbatches=microbatches, parts=parts,
         )  # fmt: skip
         return losses, grads, accumulation.grams(per_task, selected)
     return over_mesh.gradient_and_grams(
         loss_fn, weigh, state.params, batch, key, layout=layout,
-        groups=groups, microbatches=microbatches,
+        groups=groups, microbatches=microbatches, parts=parts,
     )  # fmt: skip

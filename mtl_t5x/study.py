@@ -6,12 +6,12 @@ runs what is not finished, one run folder each under `DIR/runs/<name>/`, then wr
 `--jobs=N` runs N at a time on this machine, each on cores or accelerators of its own, by default as
 many as help. `--index=I --count=N` takes the I-th of N shares (counted from 0), for job arrays;
 shares may run at the same time in one DIR. A config file holds `get_config()` and `runs(config)`,
-and may hold SECONDS_PER_STEP, about what a step of one task takes on one core.
+and may hold SECONDS_PER_STEP, about what a step of one task takes on one core. `get_config` may
+take the name of a preset, which `--config=configs/NAME.py:PRESET` gives it.
 """
 
 import dataclasses
 import importlib.util
-import itertools
 import json
 import pathlib
 import re
@@ -27,117 +27,12 @@ from ml_collections import config_flags
 
 from mtl_t5x.jobs import job as one_run
 from mtl_t5x.jobs import places, pool
+from mtl_t5x.jobs.grid import Run
+from mtl_t5x.jobs.grid import grid as grid  # what config files call
+from mtl_t5x.jobs.grid import required as required
 from mtl_t5x.jobs.progress import Progress, in_words
 from mtl_t5x.runtime import exit_codes
 from mtl_t5x.storage import files
-
-# Tasks that only have a test split, scored by whoever trains on the task they belong to.
-_TEST_ONLY = {("glue", "mnli"): ("mnli_mismatched",)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run of `mtl_t5x.main`: what to start, and where it stands in the study's tables.
-
-    `gin_bindings` are as on the command line (`TRAIN_STEPS=300`), without MODEL_DIR, which the
-    study adds. `tasks` are the trained tasks' short names. `kind` is `multi_task` or
-    `single_task`.
-    """
-
-    name: str
-    gin_files: tuple[str, ...]
-    gin_bindings: tuple[str, ...]
-    architecture: str
-    prompt: str
-    labels: str
-    tasks: tuple[str, ...]
-    seed: int
-    kind: str
-
-
-def grid(
-    config: ml_collections.ConfigDict, macros: Mapping[str, Any] | None = None
-) -> Iterator[Run]:
-    """Yields a config's runs: per architecture, prompt and labels the multi-task runs over the
-    seeds, then the single-task baseline of every task over the seeds.
-
-    Runs of one shape stand next to each other, so that they share compilations, and neighbours
-    cost about the same, so that shares taken in turn are even.
-
-    Args:
-      config: fields benchmark, tasks, architectures, prompts, labels, seeds, train_steps,
-        single_task_steps, conflict_period, data, and gin_files (architecture -> gin file).
-      macros: further gin macros for every run.
-
-    Raises:
-      ValueError: fewer than two tasks, a name given twice, or an architecture without gin file.
-    """
-    if len(config.tasks) < 2:
-        raise ValueError(
-            f"config.tasks is {tuple(config.tasks)}: a study compares several tasks trained "
-            "together with each alone; name two or more, as --config.tasks=\"('cola', 'rte')\""
-        )
-    for field in ("tasks", "architectures", "prompts", "labels", "seeds"):
-        values = tuple(config[field])
-        if not values or len(set(values)) < len(values):
-            raise ValueError(f"config.{field} is {values}: give one value or more, each once")
-    for architecture, prompt, labels in itertools.product(
-        config.architectures, config.prompts, config.labels
-    ):
-        groups = [("multi_task", tuple(config.tasks), seed) for seed in config.seeds]
-        groups += [("single_task", (task,), seed) for seed in config.seeds for task in config.tasks]
-        for kind, tasks, seed in groups:
-            middle = kind if kind == "multi_task" else f"{kind}.{tasks[0]}"
-            yield Run(
-                name=f"{architecture}.{prompt}.{labels}.{middle}.seed{seed}",
-                gin_files=(_gin_file(config, architecture),),
-                gin_bindings=_bindings(config, prompt, labels, tasks, seed, kind, macros or {}),
-                architecture=architecture,
-                prompt=prompt,
-                labels=labels,
-                tasks=tasks,
-                seed=seed,
-                kind=kind,
-            )
-
-
-def _gin_file(config: ml_collections.ConfigDict, architecture: str) -> str:
-    if architecture not in config.gin_files:
-        raise ValueError(
-            f"config.gin_files names no gin file for the architecture {architecture!r}, only for "
-            f"{sorted(config.gin_files)}; add it to get_config(), or leave the architecture out"
-        )
-    return config.gin_files[architecture]
-
-
-def _bindings(
-    config: ml_collections.ConfigDict,
-    prompt: str,
-    labels: str,
-    tasks: tuple[str, ...],
-    seed: int,
-    kind: str,
-    macros: Mapping[str, Any],
-) -> tuple[str, ...]:
-    scored = []
-    for task in tasks:
-        scored += [task, *_TEST_ONLY.get((config.benchmark, task), ())]
-    multi = kind == "multi_task"
-    values = {
-        "MIXTURE_OR_TASK_NAME": [f"{config.benchmark}_{t}.{prompt}.{labels}" for t in scored],
-        "TRAIN_STEPS": config.train_steps if multi else config.single_task_steps,
-        "RANDOM_SEED": seed,
-        "DATA": config.data,
-        # One task alone has no conflict to measure.
-        "CONFLICT_PERIOD": config.conflict_period if multi else 0,
-        **macros,
-    }
-    return tuple(f"{name}={_gin_value(value)}" for name, value in values.items())
-
-
-def _gin_value(value: Any) -> str:
-    """JSON's double-quoted strings, lists and numbers are Python literals, as gin reads them."""
-    return json.dumps(value) if isinstance(value, (str, list)) else repr(value)
 
 
 def share(runs: Sequence[Run], index: int, count: int) -> tuple[Run, ...]:
@@ -233,7 +128,7 @@ def _job(workdir: epath.Path, item: Run) -> one_run.Job:
         name=item.name,
         folder=folder,
         gin_files=item.gin_files,
-        gin_bindings=(*item.gin_bindings, f"MODEL_DIR={_gin_value(folder)}"),
+        gin_bindings=(*item.gin_bindings, f"MODEL_DIR={json.dumps(folder)}"),
         steps=max((int(match.group(1)) for match in steps if match), default=0),
         tasks=len(item.tasks),
     )
@@ -277,7 +172,7 @@ def _record(
     record = {
         "name": name,
         "config": config.to_dict(),
-        "runs": [dataclasses.asdict(item) for item in runs],
+        "runs": [item.record() for item in runs],
     }
     text = json.dumps(record, indent=2, sort_keys=False) + "\n"
     path = workdir / "study.json"
@@ -355,12 +250,12 @@ def main(argv: Sequence[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     values = flags.FLAGS
-    path = pathlib.Path(config_flags.get_config_filename(values["config"]))
+    path, _, preset = config_flags.get_config_filename(values["config"]).partition(":")
     try:
         module = _load(path)
         failed = run_study(
             values.workdir,
-            path.stem,
+            ":".join(filter(None, (pathlib.Path(path).stem, preset))),
             values.config,
             tuple(module.runs(values.config)),
             index=values.index,

@@ -16,6 +16,7 @@ from flax.training.train_state import TrainState
 from jaxtyping import Array
 
 from mtl_t5x import evaluate, measure, step
+from mtl_t5x.conflict import fixed_point
 from mtl_t5x.conflict.running import Running
 from mtl_t5x.data import counting, features, tokens
 from mtl_t5x.evaluate import Evaluation
@@ -58,8 +59,8 @@ def train(
       evaluation: when the dev split is evaluated, and how the model predicts.
       train_steps: updates in all.
       random_seed: of parameters, data order and dropout.
-      log_period: steps between lines of `metrics.jsonl`; 0: none but those of measured steps, which
-        are logged always.
+      log_period: steps between lines of `metrics.jsonl`; 0: none but those of measured steps and
+        fixed points, which are logged always.
       saving: when checkpoints are written, and which stay.
       conflict: when the tasks' conflict is measured, and where.
       initial_checkpoint_path: a checkpoint of ours, or a pretrained T5 1.1 of Hugging Face or T5X.
@@ -87,6 +88,7 @@ def train(
     one_pass.select(state.params, conflict.groups)
     _describe(model_dir, state.params)
     start = int(state.step)
+    window = _unbiased_window(experiment, conflict, layout)
     run = _Run(
         model_dir=model_dir,
         experiment=experiment,
@@ -94,10 +96,11 @@ def train(
         train_steps=train_steps,
         saving=saving,
         conflict=conflict,
+        unbiased_window=window,
         random_seed=random_seed,
         layout=layout,
         manager=manager,
-        log=_log(model_dir, experiment, conflict.unbiased_window, start, train_steps),
+        log=_log(model_dir, experiment, window, start, train_steps),
         log_period=log_period,
         example_log=ExampleLog(model_dir, experiment.names, start) if log_examples else None,
         limits=limits,
@@ -123,6 +126,7 @@ class _Run:
     train_steps: int
     saving: checkpoints.Settings
     conflict: measure.InTraining
+    unbiased_window: int
     random_seed: int
     layout: sharding.Layout | None
     manager: ocp.CheckpointManager
@@ -165,14 +169,15 @@ class _Run:
             logger.info("making up the evaluation of step %d", due)
             self.evaluate(params, "validation", due, missing)
 
-    def measure_point(self, params: Any, at_step: int) -> None:
-        """The conflict on many examples, into a file of its own."""
+    def measure_point(self, params: Any, at_step: int) -> dict[str, Any]:
+        """The conflict on many examples, into a file of its own; returns what is logged of it."""
         with self.limits.stage("measurement"), self.log.paused():
             point = measure.measure_tasks(
                 params, self.experiment, self.conflict.fixed_point, seed=self.random_seed,
                 at_step=at_step, layout=self.layout,
             )  # fmt: skip
         measure.write(point, epath.Path(self.model_dir) / f"conflict_{at_step}.json")
+        return fixed_point.logged(point)
 
     def save(self, state: TrainState, *, wait: bool) -> None:
         with self.limits.stage("save"), self.log.paused():
@@ -199,8 +204,9 @@ def _loop(
     with interruption.Watch() as watch:
         for current in range(start, run.train_steps):
             groups = tuple(conflict.groups.items()) if _due(current, conflict.period) else ()
+            point = {}
             if conflict.fixed_point is not None and _due(current, conflict.fixed_point.period):
-                run.measure_point(state.params, current)
+                point = run.measure_point(state.params, current)
             with limits.stage("data" if current > start else "start"):
                 batch = next(batches)
             with limits.stage("step" if groups in compiled else "compile"):
@@ -209,11 +215,12 @@ def _loop(
                     batch,
                     dropout_key,
                     groups=groups,
-                    halves=bool(groups) and conflict.unbiased_window > 0,
+                    halves=bool(groups) and run.unbiased_window > 0,
                     layout=run.layout,
                     microbatches=run.experiment.microbatches,
                 )
-                run.log.add(current, metrics, write=bool(groups) or _due(current, run.log_period))
+                write = bool(groups) or bool(point) or _due(current, run.log_period)
+                run.log.add(current, metrics, write=write, point=point)
                 if run.example_log is not None:
                     run.example_log.add(current, batch)
             compiled.add(groups)
@@ -267,6 +274,19 @@ def _start(
         params = pretrained.initial_params(initial_checkpoint_path, state.params)
         return state.replace(params=params)
     return state
+
+
+def _unbiased_window(
+    experiment: Experiment, conflict: measure.InTraining, layout: sharding.Layout | None
+) -> int:
+    """Over how many measured steps the unbiased metrics run; 0 where the batches have no halves."""
+    if not conflict.period or not conflict.unbiased_window:
+        return 0
+    problem = step.no_halves(experiment.batch_size, layout, experiment.microbatches)
+    if problem is not None:
+        logger.warning("the running, unbiased metrics of the conflict are left off: %s", problem)
+        return 0
+    return conflict.unbiased_window
 
 
 def _log(

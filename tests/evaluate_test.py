@@ -1,18 +1,26 @@
-"""Scores from the token cache are those of SeqIO's own reading."""
+"""Scores from the token cache are those of SeqIO's own reading; the loss, and guesses at answers
+that are given."""
 
+import dataclasses
 import functools
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import seqio
 
 from mtl_t5x import evaluate
-from mtl_t5x.data import lookup, tokens
+from mtl_t5x.data import batching, heads, lookup, tokens
+from mtl_t5x.experiment import Experiment
+from mtl_t5x.models import architectures, teacher_forcing
 from mtl_t5x.runtime import progress
-from mtl_t5x.tasks import sources
+from mtl_t5x.tasks import sources, vocabularies
 from mtl_t5x.tasks.decanlp import decanlp
 from mtl_t5x.tasks.glue import glue
+from tests import random_t5
 
 LENGTHS = {"inputs": 32, "targets": 8}
 
@@ -86,3 +94,72 @@ def test_progress_counts_examples(monkeypatch, capsys):
     with progress.bar("evaluating test", len(stored), "example") as shown:
         shown.update(5)
     assert not capsys.readouterr().err
+
+
+# With the answers given
+
+FORCED_LENGTHS = {"inputs": 24, "targets": 8}
+FORCED = [f"decanlp_{name}.default.semantic" for name in ("sst", "zre", "iwslt")]
+
+
+def an_experiment(architecture):
+    decanlp.register()
+    tasks = lookup.find_tasks(FORCED)
+    config = dataclasses.replace(random_t5.CONFIG, vocab_size=vocabularies.size("mini"))
+    options = {"heads": lookup.heads_of(tasks)} if architecture is architectures.Canonical else {}
+    model = architecture(config, **options)
+    return Experiment(model, optax.identity(), tasks, FORCED_LENGTHS, batch_size=4)
+
+
+def random_params(experiment):
+    empty = jax.tree.map(jnp.asarray, experiment.empty_batch)
+    return random_t5.params_of(experiment.model, 0, empty)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [architectures.TextToText, architectures.TextToTextID, architectures.Canonical],
+)
+def test_dev_loss_is_that_of_the_whole_split_at_once(architecture, tmp_path):
+    """Of the model of all tasks, each of which is given the one task's examples."""
+    experiment = an_experiment(architecture)
+    params = random_params(experiment)
+    settings = evaluate.Evaluation(batch_size=48, teacher_forced=True)
+    found = evaluate.evaluate(
+        params, experiment, settings, split="validation", model_dir=str(tmp_path), step=3
+    )
+    for i, name in enumerate(experiment.names):
+        task = experiment.trained[i]
+        examples = batching.whole_split(
+            name, task, "validation", FORCED_LENGTHS, with_heads=experiment.with_heads
+        )
+        assert len(examples["encoder_input_tokens"]) % 48, "the last batch isn't full"
+        batch = {n: jnp.stack([value] * len(FORCED)) for n, value in examples.items()}
+        expected = jax.jit(experiment.model.apply)({"params": params}, batch)[i]
+        assert found[name]["loss"] == pytest.approx(float(expected), rel=1e-5), name
+        path = tmp_path / f"inference_eval/validation/{task.name}-metrics.jsonl"
+        assert json.loads(path.read_text())["loss"] == pytest.approx(found[name]["loss"])
+        forced = any(metric.startswith("teacher_forced_") for metric in found[name])
+        assert forced == isinstance(experiment.model.head(i), heads.Decoder)
+
+
+def test_what_is_guessed_with_the_answers_given(tmp_path, monkeypatch):
+    experiment = an_experiment(architectures.TextToText)
+    params = random_params(experiment)
+    examples = batching.whole_split("sst", experiment.trained[0], "test", FORCED_LENGTHS)
+    options = {"model": experiment.model, "batch_size": 64, "place": np.asarray, "guess": True}
+    _, guessed = teacher_forcing.over_examples(params, examples, **options)
+    given = [jnp.asarray(examples[f"{name}_input_tokens"][None]) for name in ("encoder", "decoder")]
+    logits = experiment.model.apply({"params": params}, *given, method="logits")
+    np.testing.assert_array_equal(guessed, np.argmax(logits[0], axis=-1))
+    # The gold answers with one in four wrong; what is guessed behind an answer's end is not read.
+    right = examples["decoder_target_tokens"].copy()
+    right[np.cumsum(right == 1, axis=1) - (right == 1) > 0] = 7
+    right[::4, 0] = 9
+    monkeypatch.setattr(teacher_forcing, "over_examples", lambda *_, **__: (0.0, right))
+    found = evaluate.evaluate(
+        params, experiment, evaluate.Evaluation(teacher_forced=True), split="test",
+        model_dir=str(tmp_path), step=3, only=["sst"],
+    )["sst"]  # fmt: skip
+    assert found["teacher_forced_accuracy"] == pytest.approx(75, abs=0.5) and found["accuracy"] < 60
+    assert "loss" not in found

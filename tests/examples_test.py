@@ -9,6 +9,7 @@ import pytest
 
 from mtl_t5x import main, step
 from mtl_t5x.data import features, lookup
+from mtl_t5x.tasks import vocabularies
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "gin" / "examples").glob("*.gin"))
@@ -35,6 +36,44 @@ def test_mini(name, tmp_path):
     assert ("conflict/encoder/directional" in json.loads(lines[0])) == bool(benchmark)
 
 
+MINI = {"emb_dim": 64, "num_heads": 4, "num_encoder_layers": 2, "num_decoder_layers": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name.startswith("paper")])
+def test_paper(name, tmp_path):
+    """On the embedded benchmark: a head and a decoder where there are both, every fixed point."""
+    prompt = "null" if "canonical" in name else "default"
+    tasks = ["glue_mnli", "glue_stsb"] if "glue" in name else ["decanlp_zre", "decanlp_iwslt"]
+    macros = {
+        "MODEL_DIR": str(tmp_path), "TRAIN_STEPS": 3, "BATCH_SIZE": 2, "LOG_PERIOD": 1,
+        "CONFLICT_PERIOD": 1, "DATA": "mini", "VOCABULARY_PATH": "mini",
+        "INITIAL_CHECKPOINT_PATH": None, "EVAL_PERIOD": 2, "step.adamw.warmup_steps": 1,
+        "MIXTURE_OR_TASK_NAME": [f"{task}.{prompt}.semantic" for task in tasks],
+        "TASK_FEATURE_LENGTHS": {"inputs": 64, "targets": 16},
+        "measure.Settings.examples": 4, "measure.Settings.microbatch_size": 2,
+        "measure.Settings.period": 2,
+    }  # fmt: skip
+    sizes = MINI | {"vocab_size": vocabularies.size("mini"), "head_dim": 16, "mlp_dim": 128}
+    macros |= {f"t5.T5Config.{size}": value for size, value in sizes.items()}
+    bindings = [f"{key}={value!r}" for key, value in macros.items()]
+    main.run([f"gin/examples/{name}"], bindings)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in lines]
+    assert rates == pytest.approx([0, 5e-4, 0], abs=1e-9), "the last update is at the cosine's end"
+    measured = ["conflict/fixed_point/encoder/covariance" in line for line in lines]
+    assert measured == [True, False, True]
+    assert all("conflict/encoder/running_directional" in line for line in lines)
+    results = json.loads((tmp_path / "results.json").read_text())
+    for task, scores in results["dev"].items():
+        assert scores["loss"] > 0
+        forced = any(metric.startswith("teacher_forced_") for metric in results["test"][task])
+        assert forced == ("canonical" not in name or task == "iwslt")
+    shapes = (tmp_path / "model-info.txt").read_text()
+    own = "text_to_text_id" in name or name == "paper_decanlp_canonical.gin"
+    assert ("decoder/token_embedder/embedding" in shapes) == own
+
+
 def marked(name: str):
     return pytest.param(name, marks=[pytest.mark.slow] * name.startswith("x"))
 
@@ -52,12 +91,13 @@ def test_larger_ones_are_complete(name):
         model = gin.query_parameter("%MODEL").scoped_configurable_fn()
         tasks = gin.get_configurable("lookup.find_tasks")()
         lengths = gin.query_parameter("%TASK_FEATURE_LENGTHS")
-        assert gin.query_parameter("%TRAIN_STEPS") == 10_000
+        steps = 10_001 if name.startswith("paper") else 10_000
+        assert gin.query_parameter("%TRAIN_STEPS") == steps
     finally:
         gin.clear_config(clear_constants=True)
     names = lookup.short_names(lookup.with_split(tasks, "train"))
-    assert len(names) == (8 if "glue" in name else 10)
+    assert len(names) == (8 if "glue" in name else 9)
     example = features.empty_batch(names, lengths)
     shapes = step.state_shapes(example, model=model, optimizer=optax.identity())
-    width = {"small": 512, "xl": 2048, "xxl": 4096}[name.split("_")[0]]
+    width = {"small": 512, "paper": 512, "xl": 2048, "xxl": 4096}[name.split("_")[0]]
     assert shapes.params["token_embedder"]["embedding"].shape == (32128, width)

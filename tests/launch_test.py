@@ -216,7 +216,8 @@ JOBS = {
 }
 CODES = [
     (0, 0, False), (1, 0, False), (2, 0, False), (42, 9, True), (43, 0, True), (134, 4, True),
-    (137, 0, True), (142, 0, True), (143, 0, True), (43, 5, False), (134, 5, False), (143, 5, False),
+    (137, 0, True), (142, 0, True), (143, 0, True), (43, 5, False), (134, 5, False),
+    (143, 5, False),
 ]  # fmt: skip
 
 

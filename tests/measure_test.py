@@ -99,6 +99,7 @@ def test_every_group_against_separate_gradients(params, gradients):
         gradient = joined(gradients, names)
         squares = np.sum(gradient**2, axis=-1).mean(axis=0)
         assert_figures(result["groups"][group], gradient.mean(axis=0), squares, 2e-5)
+    assert not any("logits" in name for name in groups["decoder"]), "the output layer is no decoder"
     losses = [MODEL.apply({"params": params}, batch) for batch in microbatches()]
     np.testing.assert_allclose(list(result["loss"].values()), np.mean(losses, axis=0), rtol=1e-5)
 
@@ -202,6 +203,10 @@ def test_command_on_a_runs_folder(tmp_path, capsys):
     assert at_two["step"] == 2 and at_two["tasks"] == ["cola", "rte"]
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert np.array(lines[2]["conflict/encoder/unbiased_gram"]).shape == (2, 2)
+    for name in ("directional", "reference_magnitude", "covariance", "noise", "cosine"):
+        logged = lines[2][f"conflict/fixed_point/encoder/{name}"]
+        assert logged == at_two["groups"]["encoder"][name], name
+    assert not any("fixed_point" in name for name in lines[1])
     for name in ("directional", "magnitude"):
         assert f"conflict/encoder/running_{name}_se" in lines[3]
     assert lines[0]["noise_trace/encoder/cola"] > 0

@@ -101,11 +101,12 @@ def marked(command: str):
 
 
 # In the README's order: the report is of the study before it.
-@pytest.mark.parametrize("command", map(marked, commands()))
+@pytest.mark.parametrize("command", [marked(command) for command in commands()])
 def test_command(command, folder):
     if command.startswith("bash") and not (ROOT / ".venv/installed-test").exists():
         pytest.skip("the launch scripts would install an environment: start the tests by them")
-    if "mtl_t5x.study" in command and (folder / "tmp/local_cpu").exists():
+    again = "mtl_t5x.study" in command and "--workdir=/tmp/study" in command
+    if again and (folder / "tmp/local_cpu").exists():
         # The same study, which now finds its runs finished.
         shutil.copytree(folder / "tmp/local_cpu", folder / "tmp/study")
     ended = run(command, folder)

@@ -227,6 +227,32 @@ def test_adamw_against_its_closed_form(max_norm, weight_decay):
     np.testing.assert_allclose(params["x"], expected, rtol=1e-5)
 
 
+def test_first_updates_with_eps_before_the_correction():
+    """As `transformers.AdamW` 4.5.1 does it, by hand; gradients near eps tell the two forms."""
+    rng = np.random.default_rng(0)
+    steps = rng.normal(size=(3, 4)) * np.array([1e-6, 1e-5, 1.0, 9.0])
+    optimizer = step.adamw(0.1, 1, 10, eps=1e-6, eps_before_correction=True)
+    params = {"x": jnp.zeros(4)}
+    opt_state = optimizer.init(params)
+    value, first, second = np.zeros(4), np.zeros(4), np.zeros(4)
+    for t, gradient in enumerate(steps, start=1):
+        updates, opt_state = optimizer.update({"x": jnp.float32(gradient)}, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        # torch.nn.utils.clip_grad_norm_
+        gradient = gradient * min(1.0, 5.0 / (np.linalg.norm(gradient) + 1e-6))
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        size = closed_form_rate(t - 1, 0.1, 1, 10) * np.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        value = value - size * first / (np.sqrt(second) + 1e-6)
+        np.testing.assert_allclose(params["x"], value, rtol=1e-4, atol=1e-9)
+        correction = np.sqrt(1 - 0.999**t)
+        scale = correction / (np.sqrt(second) + 1e-6)
+        np.testing.assert_allclose(step.adam_scale(opt_state)["x"], scale, rtol=1e-4)
+    other = adamw_by_hand(steps, [closed_form_rate(t, 0.1, 1, 10) for t in range(3)], np.zeros(4),
+                          0.9, 0.999, 1e-6, 0.0, 5.0)  # fmt: skip
+    assert abs(value[0]) < 0.5 * abs(other[0]), "the forms differ where gradients are small"
+
+
 def test_learning_rate_of_this_step_is_reported(batch):
     state = new_state(step.adamw(1e-3, 2, 10))
     rates = []

@@ -1,4 +1,3 @@
-import ast
 import dataclasses
 import json
 import os
@@ -7,34 +6,15 @@ import re
 import subprocess
 import sys
 
-import ml_collections
 import pytest
 
 from mtl_t5x import study
+from mtl_t5x.report import published
 from mtl_t5x.runtime import exit_codes, interruption
 from tests.jobs import fake_runs
+from tests.jobs.grid_test import parse, small_config
 
 ROOT = pathlib.Path(__file__).parents[1]
-
-
-def small_config() -> ml_collections.ConfigDict:
-    config = ml_collections.ConfigDict()
-    config.benchmark = "glue"
-    config.data = "mini"
-    config.tasks = ("cola", "mnli", "rte")
-    config.architectures = ("text_to_text",)
-    config.prompts = ("default",)
-    config.labels = ("semantic",)
-    config.seeds = (0, 1)
-    config.train_steps = 20
-    config.single_task_steps = config.get_oneway_ref("train_steps")
-    config.conflict_period = 5
-    config.gin_files = {"text_to_text": "small.gin"}
-    return config
-
-
-def parse(bindings):
-    return {k: ast.literal_eval(v) for k, v in (b.split("=", 1) for b in bindings)}
 
 
 class FakeRun:
@@ -56,62 +36,6 @@ class FakeRun:
 def conduct(workdir, run, config=None, **kwargs):
     config = config or small_config()
     return study.run_study(workdir, "small", config, tuple(study.grid(config)), run=run, **kwargs)
-
-
-def test_grid_pairs_each_multi_task_run_with_a_baseline_per_task():
-    config = small_config()
-    config.prompts = ("null", "default")
-    runs = list(study.grid(config))
-    assert len(runs) == 2 * (2 + 3 * 2)
-    assert len({r.name for r in runs}) == len(runs)
-    for prompt in config.prompts:
-        for seed in config.seeds:
-            mine = [r for r in runs if (r.prompt, r.seed) == (prompt, seed)]
-            assert [r.tasks for r in mine if r.kind == "multi_task"] == [config.tasks]
-            single = [r.tasks for r in mine if r.kind == "single_task"]
-            assert single == [(task,) for task in config.tasks]
-
-
-def test_bindings_are_gin_literals_and_mnli_brings_its_mismatched_test():
-    config = small_config()
-    config.single_task_steps = 7
-    multi, _, cola, mnli, *_ = study.grid(config, {"VOCABULARY_PATH": 'a "b".model'})
-    assert multi.gin_files == ("small.gin",)
-    assert 'DATA="mini"' in multi.gin_bindings
-    assert parse(multi.gin_bindings) == {
-        "MIXTURE_OR_TASK_NAME": [
-            "glue_cola.default.semantic",
-            "glue_mnli.default.semantic",
-            "glue_mnli_mismatched.default.semantic",
-            "glue_rte.default.semantic",
-        ],
-        "TRAIN_STEPS": 20,
-        "RANDOM_SEED": 0,
-        "DATA": "mini",
-        "CONFLICT_PERIOD": 5,
-        "VOCABULARY_PATH": 'a "b".model',
-    }
-    assert parse(cola.gin_bindings)["MIXTURE_OR_TASK_NAME"] == ["glue_cola.default.semantic"]
-    assert parse(cola.gin_bindings)["CONFLICT_PERIOD"] == 0
-    assert parse(cola.gin_bindings)["TRAIN_STEPS"] == 7
-    assert len(parse(mnli.gin_bindings)["MIXTURE_OR_TASK_NAME"]) == 2
-    assert mnli.tasks == ("mnli",)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("tasks", ("cola",), "two or more"),
-        ("seeds", (0, 0), "config.seeds"),
-        ("prompts", (), "config.prompts"),
-        ("architectures", ("canonical",), "no gin file for the architecture 'canonical'"),
-    ],
-)
-def test_a_config_that_spans_no_study_is_refused(field, value, message):
-    config = small_config()
-    config[field] = value
-    with pytest.raises(ValueError, match=message):
-        list(study.grid(config))
 
 
 def test_runs_all_once_in_order_then_resumes_with_nothing_to_do(tmp_path):
@@ -240,20 +164,66 @@ def test_a_broken_record_is_refused(tmp_path):
         conduct(tmp_path, FakeRun())
 
 
-def test_shipped_configs_span_their_runs():
-    for name, count in (("mini_glue", 18), ("glue", 81)):
-        path = ROOT / "configs" / f"{name}.py"
-        runs = study.load_runs(path)
-        config = runs.__globals__["get_config"]()
-        if name == "glue":
-            with pytest.raises(ValueError, match="--config.vocabulary_path=PATH"):
-                list(runs(config))
-            config.vocabulary_path = config.initial_checkpoint_path = "somewhere"
-        spanned = list(runs(config))
-        assert len(spanned) == count
-        assert len({r.name for r in spanned}) == count
-        config.train_steps = 11
-        assert all("TRAIN_STEPS=11" in r.gin_bindings for r in runs(config))
+CONFIGS = {
+    "mini_glue": (18, 16),
+    "glue": (81, 72),
+    "paper_glue_architectures": (57, 48),
+    "paper_decanlp_architectures": (63, 54),
+    "paper_glue_prompts": (33, 24),
+    "paper_glue_labels": (36, 24),
+    "paper_glue_architectures:mini": (38, 32),
+    "paper_decanlp_architectures:mini": (21, 18),
+    "paper_glue_prompts:mini": (22, 16),
+    "paper_glue_labels:mini": (24, 16),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_shipped_configs_span_their_runs(name):
+    file, _, preset = name.partition(":")
+    runs = study.load_runs(ROOT / "configs" / f"{file}.py")
+    config = runs.__globals__["get_config"](*filter(None, [preset]))
+    if config.get("vocabulary_path", "mini") is None:
+        with pytest.raises(ValueError, match="--config.vocabulary_path=PATH"):
+            list(runs(config))
+        config.data = config.vocabulary_path = config.initial_checkpoint_path = "somewhere"
+    spanned = list(runs(config))
+    # What is told on the command line reaches the runs, and no baseline is trained twice.
+    alone = [r for r in spanned if r.kind == "single_task"]
+    assert (len(spanned), len(alone)) == CONFIGS[name]
+    assert len({r.name for r in spanned}) == len(spanned)
+    config.train_steps = 11
+    assert all("TRAIN_STEPS=11" in r.gin_bindings for r in runs(config))
+    for row in [r for r in spanned if r.kind == "multi_task"]:
+        baseline = row.baseline or (row.architecture, row.prompt, row.labels)
+        mine = [r for r in alone if (r.architecture, r.prompt, r.labels) == baseline]
+        assert {r.tasks for r in mine if r.seed == row.seed} == {(task,) for task in config.tasks}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
+def test_shipped_configs_name_gin_files_that_there_are(path):
+    get_config = study.load_runs(path).__globals__["get_config"]
+    for preset in ([], ["mini"]) if path.stem.startswith("paper") else ([],):
+        named = get_config(*preset).gin_files.values()
+        files = {file for one in named for file in ([one] if isinstance(one, str) else one)}
+        assert {file for file in files if not (ROOT / file).exists()} == set()
+
+
+@pytest.mark.parametrize("table", ["glue_architectures", "decanlp_architectures", "glue_prompts"])
+def test_the_papers_studies_have_the_rows_of_its_tables(table):
+    runs = study.load_runs(ROOT / "configs" / f"paper_{table}.py")
+    config = runs.__globals__["get_config"]("mini")
+    assert config.paper_table == table
+    ours = {((r.architecture, r.prompt, r.labels), r.kind) for r in runs(config)}
+    printed = published.load(table)
+    assert ours == {(row.variant, row.training) for row in printed}
+    assert set(config.tasks) == set(printed[0].cells) - {"mnli_mismatched"}
+
+
+def test_a_preset_that_there_is_not_is_refused():
+    runs = study.load_runs(ROOT / "configs" / "paper_glue_labels.py")
+    with pytest.raises(ValueError, match="no preset 'tiny'"):
+        runs.__globals__["get_config"]("tiny")
 
 
 def test_a_config_without_runs_is_refused(tmp_path):
@@ -277,9 +247,10 @@ finally:
 
 
 def start(*arguments, platforms="cpu", **settings):
-    config = f"--config={ROOT / 'configs' / 'mini_glue.py'}"
+    if not any(argument.startswith("--config=") for argument in arguments):
+        arguments = (f"--config={ROOT / 'configs' / 'mini_glue.py'}", *arguments)
     return subprocess.Popen(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", COMMAND, config, *arguments],
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", COMMAND, *arguments],
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": platforms},
         stdout=subprocess.PIPE,
@@ -316,6 +287,15 @@ def test_the_command_runs_a_study_and_its_exit_code_tells_of_failures(tmp_path):
     assert partly.returncode == 1
     assert "3 of the runs failed" in partly.stdout
     assert f"single_task.rte.seed{fake_runs.FAILS}" in partly.stdout.splitlines()[-1]
+
+
+def test_the_command_takes_a_preset(tmp_path):
+    config = f"--config={ROOT / 'configs' / 'paper_glue_labels.py'}:mini"
+    done = command(f"--workdir={tmp_path}", config, "--config.tasks=('cola', 'rte')")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "study.json").read_text())["name"] == "paper_glue_labels:mini"
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Beside the paper" in page and "against text_to_text · null · semantic alone" in page
 
 
 @pytest.mark.parametrize("seed", [fake_runs.SAVED, fake_runs.TERMINATED])

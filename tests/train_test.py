@@ -70,6 +70,8 @@ def test_metrics(folder):
     assert [line["step"] for line in logged] == [0, 2, 4, 5, 6, 8, 10]
     measured = [line for line in logged if "conflict/encoder/cosine" in line]
     assert [line["step"] for line in measured] == [0, 5, 10]
+    # Two halves of four examples: the last steps together, by default.
+    assert measured[2]["conflict/encoder/running_directional_se"] > 0
     for line in measured:
         cosine = np.array(line["conflict/encoder/cosine"])
         np.testing.assert_allclose(np.diag(cosine), 1, rtol=1e-5)
@@ -89,6 +91,7 @@ def test_results(folder):
     assert list(results["test"]["cola"])[:2] == ["matthews_corrcoef", "unparsed"]
     assert results["test"]["stsb"]["examples"] == 200 and results["dev"]["stsb"]["examples"] == 100
     assert results["test"]["rte"]["targets_cut"] == 0
+    assert results["dev"]["stsb"]["loss"] > 0 and "loss" not in results["test"]["stsb"]
 
 
 @pytest.mark.slow
@@ -347,6 +350,19 @@ def test_a_loss_that_is_not_a_number(tmp_path):
     steps = sorted(int(p.name.split("_")[1]) for p in tmp_path.glob("checkpoint_*"))
     assert steps == list(range(1, expected + 1)), "the checkpoints before the bad step stay"
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("batch_size, microbatches, window", [(4, 1, 10), (3, 1, 0), (4, 4, 0)])
+def test_batches_without_halves_have_no_unbiased_metrics(batch_size, microbatches, window, caplog):
+    model = architectures.TextToText(a_config())
+    sizes = {"batch_size": batch_size, "microbatches": microbatches}
+    experiment = Experiment(model, optax.identity(), (), LENGTHS, **sizes)
+    with caplog.at_level("WARNING", logger="mtl_t5x"):
+        found = train._unbiased_window(experiment, measure.InTraining(period=5), None)
+    assert found == window
+    told = f"are left off: BATCH_SIZE = {batch_size} has no halves" in caplog.text
+    assert told == (window == 0)
+    assert train._unbiased_window(experiment, measure.InTraining(period=0), None) == 0
 
 
 def test_a_mixture_without_train_split():

@@ -21,6 +21,10 @@ def group_metrics(
 ) -> dict[str, Any]:
     """A group's metrics by name.
 
+    Besides those of `metrics` and `estimates` there are the original's `covariance` and `noise`
+    conflict: the variances over the tasks of the traces of their gradients' covariance, and of
+    their noise scales (`estimates.Noise`). They are None where a task has none of these.
+
     Args:
       gram: of the tasks' gradients over all the examples.
       sketches: what it was made from, if that is sketches.
@@ -33,6 +37,7 @@ def group_metrics(
     unbiased = gram.copy()
     np.fill_diagonal(unbiased, noise.squared_norm)
     found = metrics.all_metrics(gram)
+    found |= {"covariance": np.var(noise.trace), "noise": np.var(noise.scale)}
     norms = found.pop("norms")
     named = {name: _finite(value) for name, value in found.items()}
     named["norms"] = by_task(norms)
@@ -44,6 +49,25 @@ def group_metrics(
     if sketches is not None:
         named["cosine_error"] = _finite(estimates.sketch_error(sketches))
     return named
+
+
+def logged(result: Mapping[str, Any]) -> dict[str, Any]:
+    """A fixed point's metrics under the names that a step's have in `metrics.jsonl`, by groups
+    called `fixed_point/<group>`.
+
+    Args:
+      result: as `measure.measure_tasks` returns it.
+    """
+    line: dict[str, Any] = {}
+    per_task = {"norms": "grad_norm", "noise_trace": "noise_trace", "noise_scale": "noise_scale"}
+    for group, values in result["groups"].items():
+        for name, value in values.items():
+            if name in per_task:
+                prefix = f"{per_task[name]}/fixed_point/{group}"
+                line |= {f"{prefix}/{task}": of_task for task, of_task in value.items()}
+            elif name not in ("squared_norm", "cosine_error"):
+                line[f"conflict/fixed_point/{group}/{name}"] = value
+    return line
 
 
 def by_task(tasks: Sequence[str], values: np.ndarray) -> dict[str, float | None]:

@@ -117,6 +117,29 @@ def draw(
     return filled, counts
 
 
+def whole_split(
+    name: str,
+    task: seqio.Task,
+    split: str,
+    feature_lengths: features.FeatureLengths,
+    *,
+    with_heads: bool = False,
+    cache: tokens.Cache = tokens.IN_MEMORY,
+) -> Batch:
+    """All examples of the task called `name`, in their order, as a batch holds them but for its
+    first axis: `[example, length]`.
+
+    Raises:
+      ValueError: examples that lack what the task's head learns from.
+    """
+    to_model = _Model(name, task, (name,), feature_lengths, with_heads)
+    stored = tokens.examples(task, split, to_model.lengths, cache)
+    if stored is not None:
+        return to_model.batch(stored, np.arange(len(stored)))
+    examples = list(to_model.dataset(None, 1, split).as_numpy_iterator())
+    return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
 def _seed(seed: int, task: seqio.Task) -> int:
     return zlib.crc32(f"{seed}:{task.name}".encode()) & 0x7FFFFFFF
 
@@ -195,12 +218,14 @@ class _Model:
             batch[heads.FEATURE] = stored.head_targets(self.task, examples, self.lengths["inputs"])
         return batch
 
-    def dataset(self, seed: int, num_epochs: int | None) -> tf.data.Dataset:
-        """Streamed by SeqIO."""
+    def dataset(
+        self, seed: int | None, num_epochs: int | None, split: str = "train"
+    ) -> tf.data.Dataset:
+        """Streamed by SeqIO; without a seed in its own order."""
         dataset = self.task.get_dataset(
             self.lengths,
-            "train",
-            shuffle=True,
+            split,
+            shuffle=seed is not None,
             seed=seed,
             num_epochs=num_epochs,
             try_in_mem_cache=num_epochs is None,  # of one epoch nearly all would stay unread

@@ -46,10 +46,15 @@ class Regression:
 class Span:
     """A span of the input, from `answer_start`, an offset in `inputs_pretokenized`.
 
-    `no_answer` is the answer's text where there is no span; None where there always is one.
+    Attributes:
+      no_answer: the answer's text where there is no span; None where there always is one.
+      strict: the span is rather where the answer's own tokens first stand in those of the text's
+        first `searched` characters, a field of the example; an example whose span isn't there or is
+        cut is left out of its split where a head answers, see `without_lost_spans`.
     """
 
     no_answer: str | None = None
+    strict: bool = False
 
 
 Head = Decoder | Classification | Regression | Span
@@ -93,6 +98,14 @@ def find_span(
     return (inside[0], inside[-1]) if inside and length else None
 
 
+def first_tokens(tokens: Sequence[int], answer: Sequence[int]) -> tuple[int, int] | None:
+    """First and last place of an answer where it first stands in other tokens; None: nowhere."""
+    for first in range(len(tokens) - len(answer) + 1 if answer else 0):
+        if tokens[first : first + len(answer)] == answer:
+            return first, first + len(answer) - 1
+    return None
+
+
 def with_targets(
     dataset: tf.data.Dataset, task: seqio.Task, inputs_length: int | None
 ) -> tf.data.Dataset:
@@ -115,18 +128,8 @@ def with_targets(
     elif isinstance(head, Span):
         vocabulary = task.output_features["inputs"].vocabulary
 
-        def locate(inputs: bytes, answer: bytes, start: int) -> np.ndarray:
-            answer = answer.decode()
-            answerable = answer != head.no_answer
-            found = None
-            if answerable and start >= 0:
-                offsets = token_offsets(vocabulary, inputs.decode())
-                found = find_span(offsets, start, len(answer))
-            return cut(np.array([answerable, *(found or (-1, -1))], np.float32), inputs_length)
-
         def targets(example):
-            text = (example["inputs_pretokenized"], example["targets_pretokenized"])
-            return tf.numpy_function(locate, (*text, example["answer_start"]), tf.float32)
+            return _span_targets(example, head, vocabulary, inputs_length)
 
     else:
 
@@ -137,6 +140,64 @@ def with_targets(
         lambda example: {**example, FEATURE: tf.ensure_shape(targets(example), [NUM_TARGETS])},
         num_parallel_calls=tf.data.AUTOTUNE,
     )
+
+
+def _span_targets(
+    example: Mapping[str, tf.Tensor],
+    head: Span,
+    vocabulary: seqio.Vocabulary,
+    inputs_length: int | None,
+) -> tf.Tensor:
+    def locate(inputs: bytes, answer: bytes, place: int) -> np.ndarray:
+        inputs, answer = inputs.decode(), answer.decode()
+        answerable = answer != head.no_answer
+        found = None
+        if answerable and head.strict:
+            found = first_tokens(vocabulary.encode(inputs[:place]), vocabulary.encode(answer))
+        elif answerable and place >= 0:
+            found = find_span(token_offsets(vocabulary, inputs), place, len(answer))
+        return cut(np.array([answerable, *(found or (-1, -1))], np.float32), inputs_length)
+
+    names = ("inputs_pretokenized", "targets_pretokenized", _place(head))
+    targets = tf.numpy_function(locate, [example[name] for name in names], tf.float32)
+    return tf.ensure_shape(targets, [NUM_TARGETS])
+
+
+def _place(head: Span) -> str:
+    return "searched" if head.strict else "answer_start"
+
+
+@dataclasses.dataclass(frozen=True)
+class _FoundSpans:
+    """The preprocessor that leaves out examples whose span is lost.
+
+    SeqIO sets `sequence_length`.
+    """
+
+    head: Span
+    vocabulary: seqio.Vocabulary
+    sequence_length: Mapping[str, int] | None = None
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        length = None if self.sequence_length is None else self.sequence_length["inputs"]
+
+        def is_found(example):
+            targets = _span_targets(example, self.head, self.vocabulary, length)
+            return (targets[0] == 0) | (targets[1] >= 0)
+
+        return dataset.filter(is_found)
+
+
+def without_lost_spans(task: seqio.Task) -> seqio.Task:
+    """A task of a strict span head without the examples that have a span which isn't found, or is
+    cut at the inputs' length; any other task as it is."""
+    head = head_of_task(task)
+    if not isinstance(head, Span) or not head.strict:
+        return task
+    found = _FoundSpans(head, task.output_features["inputs"].vocabulary)
+    if found in task.preprocessors:
+        return task
+    return task.replace(preprocessors=[*task.preprocessors, found])
 
 
 def cut(targets: np.ndarray, inputs_length: int | None) -> np.ndarray:
@@ -154,12 +215,12 @@ def check_learnable(features: Mapping[str, Any], task: seqio.Task) -> None:
     Besides where a span is asked for of a vocabulary that doesn't tell where its tokens come from.
     """
     head = head_of_task(task)
-    needed = {
-        Classification: ["label"],
-        Regression: ["label"],
-        Span: ["answer_start", "inputs_pretokenized", "targets_pretokenized"],
-    }
-    for feature in needed.get(type(head), []):
+    needed = []
+    if isinstance(head, Classification | Regression):
+        needed = ["label"]
+    elif isinstance(head, Span):
+        needed = [_place(head), "inputs_pretokenized", "targets_pretokenized"]
+    for feature in needed:
         if feature not in features:
             raise ValueError(
                 f"{task.name} asks for a {type(head).__name__} head, which learns from "

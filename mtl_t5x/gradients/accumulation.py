@@ -22,7 +22,7 @@ from mtl_t5x.gradients import one_pass
 Batch = Mapping[str, Shaped[Array, "task batch *_"]]
 LossFn = Callable[[one_pass.Params, one_pass.Params, Batch, Array], Float[Array, " task"]]
 Weigh = Callable[[Batch], Float[Array, " task"]]
-PerTaskGradients = Mapping[str, Float[Array, "task *_"]]
+PerTaskGradients = Mapping[str, Float[Array, "row *_"]]
 
 
 def accumulate(
@@ -35,6 +35,7 @@ def accumulate(
     total: Float[Array, " task"],
     measured: Sequence[str],
     microbatches: int,
+    parts: int = 1,
 ) -> tuple[Float[Array, " task"], one_pass.Params, PerTaskGradients]:
     """(losses, gradient of their sum, per-task gradients of the measured parameters by name).
 
@@ -50,6 +51,8 @@ def accumulate(
         are more than `batch`, the results are `batch`'s share and add up.
       measured: names of parameters.
       microbatches: how many; the number of examples is a multiple.
+      parts: of each task's examples, in their order, whose gradients are told apart: then `task` of
+        the per-task gradients is task and part. A microbatch's examples are a multiple.
 
     Raises:
       ValueError: examples that can't be cut into so many microbatches.
@@ -61,7 +64,7 @@ def accumulate(
         def scaled(params, probes):
             return loss_fn(params, probes, batch, key) * share, None
 
-        return _with_per_task(scaled, params, share.shape[0], measured)
+        return _with_per_task(scaled, params, share.shape[0] * parts, measured)
 
     if microbatches == 1:
         return of_microbatch(batch, key)
@@ -77,24 +80,24 @@ def accumulate(
     return jax.lax.scan(add, zeros, (jnp.arange(microbatches), cut))[0]
 
 
-def _with_per_task(loss_fn: one_pass.LossFn, params, num_tasks: int, measured: Sequence[str]):
+def _with_per_task(loss_fn: one_pass.LossFn, params, rows: int, measured: Sequence[str]):
     if not measured:
         (losses, _), grads = one_pass.gradient(loss_fn, params)
         return losses, grads, {}
-    if num_tasks == 1:  # the gradient is the one task's
+    if rows == 1:  # the gradient is the one task's
         (losses, _), grads = one_pass.gradient(loss_fn, params)
         flat = flatten_dict(grads, sep="/")
         return losses, grads, {name: flat[name][None] for name in measured}
     pattern = "|".join(map(re.escape, measured))
-    (losses, _), grads, per_task = one_pass.per_task_gradients(loss_fn, params, num_tasks, pattern)
+    (losses, _), grads, per_task = one_pass.per_task_gradients(loss_fn, params, rows, pattern)
     return losses, grads, per_task
 
 
 def _cut(
     value: Num[Array, "task batch *rest"], microbatches: int
 ) -> Num[Array, "microbatches task part *rest"]:
-    """Neighbours go to different microbatches, so that each is spread over the devices as the
-    whole is."""
+    """Neighbours go to different microbatches, so that each is spread over the devices, and has
+    the same halves, as the whole."""
     tasks, examples, *rest = value.shape
     if examples % microbatches:
         raise ValueError(
@@ -107,7 +110,7 @@ def _cut(
 
 def grams(
     per_task: PerTaskGradients, groups: Mapping[str, tuple[str, ...]]
-) -> dict[str, Float[Array, "task task"]]:
+) -> dict[str, Float[Array, "row row"]]:
     """The Gram matrix of each group of parameters' names from their per-task gradients."""
     return {
         group: sum(conflict_metrics.gram_matrix(per_task[name]) for name in names)

@@ -108,16 +108,18 @@ def gradient_and_grams(
 
 
 def per_task_gradients(
-    loss_fn: LossFn, params: Params, num_tasks: int, pattern: str
-) -> tuple[Losses, Params, dict[str, Float[Array, "task *shape"]]]:
+    loss_fn: LossFn, params: Params, rows: int, pattern: str
+) -> tuple[Losses, Params, dict[str, Float[Array, "row *shape"]]]:
     """((losses, aux), gradient of the summed losses, per-task gradients by parameter name).
+
+    There is a row for each task, or several, a multiple: those of its examples' parts.
 
     For when the gradients themselves are needed: it takes K times the memory of the parameters that
     `pattern` matches.
     """
     (names,) = select(params, {"all": pattern}).values()
     flat = flatten_dict(params, sep="/")
-    zeros = {name: jnp.zeros((num_tasks, 1, *flat[name].shape)) for name in names}
+    zeros = {name: jnp.zeros((rows, 1, *flat[name].shape)) for name in names}
     losses, grads, by_name = _read_probes(loss_fn, params, zeros, lambda zeros: zeros)
     return losses, grads, {name: read[:, 0] for name, read in by_name.items()}
 

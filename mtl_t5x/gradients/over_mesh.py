@@ -46,7 +46,8 @@ def gradient_and_grams(
     layout: sharding.Layout,
     groups: Mapping[str, str],
     microbatches: int = 1,
-) -> tuple[Float[Array, " task"], one_pass.Params, dict[str, Float[Array, "task task"]]]:
+    parts: int = 1,
+) -> tuple[Float[Array, " task"], one_pass.Params, dict[str, Float[Array, "row row"]]]:
     """(losses, slices of their sum's gradient, exact Gram matrix of each group), within jit.
 
     Args:
@@ -55,13 +56,12 @@ def gradient_and_grams(
       key: for dropout; every device folds its number in, so masks depend on the mesh.
       layout: of the state and the batch; the gradient comes as `scattered` says.
       groups: a group's name to the regular expression of its parameters' names.
-      microbatches: of each device's examples.
+      microbatches, parts: of each device's examples; the matrices' rows are of task and part.
 
     Raises:
       ValueError: a group holds parameters of which every task has its own.
     """
-    gathered = _by_name(params, layout.gathered)
-    scattered = _by_name(params, layout.scattered)
+    gathered, scattered = (_by_name(params, s) for s in (layout.gathered, layout.scattered))
     selected = one_pass.select(params, groups)
     measured = tuple(sorted(set().union(*selected.values())))
     _check_shared(measured, gathered)
@@ -71,7 +71,7 @@ def gradient_and_grams(
         key = jax.random.fold_in(key, jax.lax.axis_index(EXAMPLES))
         losses, grads, per_task = accumulation.accumulate(
             loss_fn, weigh, params, batch, key, total=jax.lax.psum(weigh(batch), DATA),
-            measured=measured, microbatches=microbatches,
+            measured=measured, microbatches=microbatches, parts=parts,
         )  # fmt: skip
         summed = {name: grad[None] for name, grad in flatten_dict(grads, sep="/").items()}
         return jax.lax.psum(losses, DATA), summed | per_task
@@ -91,10 +91,10 @@ def gradient_and_grams(
     )
     # By hand over all axes: the compiler would gather over `model` before every exchange.
     in_specs = ({name: _of_device(spec) for name, spec in gathered.items()},)
+    out_specs = (scattered, PartitionSpec())
     summed, grams = jax.shard_map(
-        reduce, mesh=layout.mesh, in_specs=in_specs, out_specs=(scattered, PartitionSpec()),
-        check_vma=False,
-    )(grads)  # fmt: skip
+        reduce, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )(grads)
     return losses, unflatten_dict(summed, sep="/"), grams
 
 
@@ -118,7 +118,7 @@ def _reduce(
     scattered: Specs,
     measured: Sequence[str],
     groups: Mapping[str, tuple[str, ...]],
-) -> tuple[dict[str, Array], dict[str, Float[Array, "task task"]]]:
+) -> tuple[dict[str, Array], dict[str, Float[Array, "row row"]]]:
     """On each device: (its slice of the gradient, Gram matrix of each group)."""
     summed, parts = {}, {}
     for name, grad in grads.items():
@@ -165,12 +165,12 @@ def _sum(grad: Array, gathered: PartitionSpec, scattered: PartitionSpec) -> Arra
 
 
 def _exchange(
-    per_task: Float[Array, "local_task *_"], gathered: PartitionSpec, scattered: PartitionSpec
-) -> tuple[Array, Float[Array, "task task"]]:
+    per_task: Float[Array, "local_row *_"], gathered: PartitionSpec, scattered: PartitionSpec
+) -> tuple[Array, Float[Array, "row row"]]:
     """(slice of the summed losses' gradient, this device's part of the Gram matrix)."""
     tasks, cut = jax.lax.axis_size(TASK), 1 + _cut_axis(gathered, scattered)
     per_task = jax.lax.psum_scatter(per_task, DATA, scatter_dimension=cut, tiled=True)
-    # Along a first axis of its own the exchange moves whole blocks: [to, local_task, …].
+    # Along a first axis of its own the exchange moves whole blocks: [to, local_row, …].
     shape = per_task.shape
     parts = per_task.reshape(*shape[:cut], tasks, shape[cut] // tasks, *shape[cut + 1 :])
     slices = jax.lax.all_to_all(jnp.moveaxis(parts, cut, 0), TASK, 0, 0, tiled=True)
@@ -180,8 +180,8 @@ def _exchange(
 
 
 def _exchange_flat(
-    per_task: Float[Array, "local_task *_"], gathered: PartitionSpec
-) -> tuple[Array, Float[Array, "task task"]]:
+    per_task: Float[Array, "local_row *_"], gathered: PartitionSpec
+) -> tuple[Array, Float[Array, "row row"]]:
     """(gradient of the summed losses, this device's part of the Gram matrix) of a weight that has
     no axis to be cut along: small ones, as the relative positions' bias."""
     tasks, *shape = per_task.shape

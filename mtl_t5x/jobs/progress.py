@@ -15,6 +15,8 @@ from mtl_t5x.jobs.job import Job, is_remote
 
 # Seconds of work that the first guess counts for beside what has been seen.
 _TRUST = 60
+# The share of a run from which on its pace tells something: before, it is that of compiling.
+_TELLING = 0.05
 _TAIL = 65_536  # bytes at the end of metrics.jsonl, among which its last line is
 
 
@@ -108,8 +110,10 @@ class Progress:
         lengths = [job.work for job in self._waiting.values()]
         for run in self._running.values():
             done = run.job.tasks * max(0, steps_done(run.job) - run.before)
-            seconds, work = seconds + now - run.begun, work + done
-            lengths.append(run.job.work - run.job.tasks * run.before - done)
+            length = run.job.work - run.job.tasks * run.before
+            lengths.append(length - done)
+            if done >= _TELLING * length:
+                seconds, work = seconds + now - run.begun, work + done
         if self._guess:
             seconds, work = seconds + _TRUST, work + _TRUST / self._guess
         if not work:

@@ -6,6 +6,7 @@ models, to a loss per task. `for_task` gives the model and the parameters that a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,28 +19,35 @@ from mtl_t5x.data import heads
 from mtl_t5x.models import layers, losses, t5
 
 PAD_ID = 0
+SPAN_WEIGHTS = "span_weights"
 Batch = Mapping[str, Array]
 Params = Mapping[str, Any]
+Answers = Float[Array, "*batch targets_length embed"] | Int[Array, "*batch targets_length"]
 
 
 class Shared(nn.Module):
     """What all architectures share: the input embedding and the encoder.
 
     `shares_decoder` says whether every task is answered by the same parameters.
+
+    Attributes:
+      config: of the T5.
+      z_loss: see `losses.token_cross_entropy`.
+      own_embeddings: decoders embed their inputs by tables of their own, `decoder/token_embedder`,
+        which start as the encoder's where weights are pretrained; else the encoder's serves both.
     """
 
     shares_decoder = False
 
     config: t5.T5Config
     z_loss: float = 0.0
+    own_embeddings: bool = False
 
     # Whether the same program, given some of the tasks only, computes their losses.
     runs_on_task_subset = True
 
     def setup(self):
-        self.token_embedder = layers.TokenEmbedder(
-            self.config.vocab_size, self.config.emb_dim, jnp.dtype(self.config.dtype)
-        )
+        self.token_embedder = t5.embedder(self.config)
         self.encoder = t5.Encoder(self.config)
 
     def encode(
@@ -55,21 +63,34 @@ class Shared(nn.Module):
         decoder_inputs: Int[Array, "*batch targets_length"],
         *,
         deterministic: bool = True,
-    ) -> tuple[Float[Array, "*batch length embed"], Float[Array, "*batch targets_length embed"]]:
-        """(encoding, embedded decoder inputs), of one lookup: of two, the gradients of the table
-        would be two tables that are added."""
+    ) -> tuple[Float[Array, "*batch length embed"], Answers]:
+        """(encoding, what the decoder takes: its inputs, embedded unless it does that itself).
+
+        The embedded ones are of one lookup: of two, the gradients of the table would be two tables
+        that are added.
+        """
+        if self.own_embeddings:
+            return self.encode(inputs, deterministic=deterministic), decoder_inputs
         length = inputs.shape[-1]
         both = self.token_embedder(jnp.concatenate([inputs, decoder_inputs], axis=-1))
         embedded, answers = both[..., :length, :], both[..., length:, :]
         return self.encoder(embedded, inputs != PAD_ID, deterministic=deterministic), answers
 
+    def text_to_text(self) -> TextToText:
+        """The model of one decoder."""
+        return TextToText(self.config, self.z_loss, self.own_embeddings, parent=None)
+
     def loss_weights(self, batch: Batch) -> Float[Array, " task"]:
         """What each task's loss is a mean over, counted: its target tokens.
 
         The loss over all of a task's examples is the mean of the losses over parts of them by these
-        weights.
+        weights, if the parts are of what `before_splitting` gives.
         """
         return jnp.sum(batch["decoder_loss_weights"], axis=(1, 2)).astype(jnp.float32)
+
+    def before_splitting(self, batch: Batch) -> Batch:
+        """The batch, with what the losses over parts of its examples must know of all of them."""
+        return batch
 
 
 class TextToText(Shared):
@@ -79,7 +100,7 @@ class TextToText(Shared):
 
     def setup(self):
         super().setup()
-        self.decoder = t5.Decoder(self.config)
+        self.decoder = t5.Decoder(self.config, self.own_embeddings)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, " task"]:
         """The mean token cross-entropy of each task."""
@@ -115,7 +136,7 @@ class TextToText(Shared):
     ) -> Float[Array, "*batch 1 vocab"]:
         """Logits after one more token; keys and values are kept in the collection `cache`."""
         return self.decoder(
-            self.token_embedder(tokens),
+            tokens if self.own_embeddings else self.token_embedder(tokens),
             encoded,
             inputs != PAD_ID,
             position=position,
@@ -141,7 +162,7 @@ class TextToTextID(Shared):
 
     def setup(self):
         super().setup()
-        self.decoder = t5.Decoder(self.config)
+        self.decoder = t5.Decoder(self.config, self.own_embeddings)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, " task"]:
         """The mean token cross-entropy of each task under its own decoder."""
@@ -157,7 +178,7 @@ class TextToTextID(Shared):
     def for_task(self, params: Params, task: int) -> tuple[TextToText, Params]:
         """A text-to-text model with the task's decoder."""
         decoder = jax.tree.map(lambda weight: weight[task], params["decoder"])
-        return TextToText(self.config, self.z_loss, parent=None), {**params, "decoder": decoder}
+        return self.text_to_text(), {**params, "decoder": decoder}
 
     def head(self, task: int) -> heads.Head:
         """What answers the task."""
@@ -170,20 +191,28 @@ class Canonical(Shared):
 
     Classification and regression are linear on the mean of the encoding, spans are linear pointers
     over its positions; tasks that are answered in text have a decoder of their own each.
+
+    Attributes:
+      heads: of each task.
+      uniform_heads: the linear outputs, biases too, start uniform within ±1/sqrt(inputs), as
+        PyTorch's nn.Linear does; else their kernels start as T5's, and the biases at 0.
     """
 
     heads: tuple[heads.Head, ...] = ()
+    uniform_heads: bool = False
 
     runs_on_task_subset = False
 
     def setup(self):
         super().setup()
         self.outputs = [
-            None if isinstance(head, heads.Decoder) else _Outputs(head, name=f"head_{i}")
+            None
+            if isinstance(head, heads.Decoder)
+            else _Outputs(head, self.uniform_heads, name=f"head_{i}")
             for i, head in enumerate(self.heads)
         ]
         if self._decoded:
-            self.decoder = t5.Decoder(self.config)
+            self.decoder = t5.Decoder(self.config, self.own_embeddings)
 
     @property
     def _decoded(self) -> tuple[int, ...]:
@@ -195,6 +224,8 @@ class Canonical(Shared):
         inputs = batch["encoder_input_tokens"]
         if inputs.shape[0] != len(self.heads):
             raise ValueError(f"{inputs.shape[0]} tasks, but Canonical.heads has {len(self.heads)}")
+        if SPAN_WEIGHTS not in batch:
+            batch = self.before_splitting(batch)
         if self._decoded:
             encoded, answers = self.encode_with_answers(
                 inputs, batch["decoder_input_tokens"], deterministic=deterministic
@@ -206,6 +237,7 @@ class Canonical(Shared):
                 head,
                 self.outputs[i](encoded[i], inputs[i] != PAD_ID),
                 batch[heads.FEATURE][i],
+                batch[SPAN_WEIGHTS][i],
             )
             for i, head in enumerate(self.heads)
             if not isinstance(head, heads.Decoder)
@@ -229,20 +261,35 @@ class Canonical(Shared):
         return jnp.stack([by_task[i] for i in range(len(self.heads))])
 
     def loss_weights(self, batch: Batch) -> Float[Array, " task"]:
-        """Target tokens for tasks with a decoder, examples for the others."""
+        """Target tokens for tasks with a decoder, examples for the others.
+
+        Parts of a batch add up exactly. From one step to the next an optional span has no one
+        weight: its share over the answerable rows counts as much in a batch with few of them, while
+        these weights count all rows. What is pooled over steps by them holds for it to first order.
+        """
         tokens = super().loss_weights(batch)
         decoded = jnp.isin(jnp.arange(len(self.heads)), jnp.array(self._decoded, jnp.int32))
         return jnp.where(decoded, tokens, batch["encoder_input_tokens"].shape[1])
+
+    def before_splitting(self, batch: Batch) -> Batch:
+        """Adds `span_weights` [task, batch], where there are heads: see `losses.span_weights`."""
+        if heads.FEATURE not in batch:
+            return batch
+        return {**batch, SPAN_WEIGHTS: losses.span_weights(batch[heads.FEATURE][..., 1])}
 
     def predict(self, inputs: Int[Array, "batch length"], task: int) -> dict[str, Array]:
         """What the head of a task computes, by name, as `heads.predicted_tokens` takes it."""
         return self.outputs[task](self.encode(inputs), inputs != PAD_ID)
 
-    def for_task(self, params: Params, task: int) -> tuple[TextToText, Params]:
-        """A text-to-text model with the task's decoder, for a task that has one."""
+    def for_task(self, params: Params, task: int) -> tuple[Shared, Params]:
+        """A text-to-text model with the task's decoder, or a canonical one with its head alone."""
+        if task not in self._decoded:
+            own_params = {name: params[name] for name in ("token_embedder", "encoder")}
+            own_params["head_0"] = params[f"head_{task}"]
+            return self.clone(heads=(self.heads[task],)), own_params
         place = self._decoded.index(task)
         decoder = jax.tree.map(lambda weight: weight[place], params["decoder"])
-        return TextToText(self.config, self.z_loss, parent=None), {**params, "decoder": decoder}
+        return self.text_to_text(), {**params, "decoder": decoder}
 
     def head(self, task: int) -> heads.Head:
         """What answers the task."""
@@ -253,6 +300,7 @@ class _Outputs(nn.Module):
     """The linear outputs of one head, in float32."""
 
     head: heads.Head
+    uniform: bool
 
     @nn.compact
     def __call__(
@@ -262,26 +310,33 @@ class _Outputs(nn.Module):
         weights = mask[..., None].astype(jnp.float32)
         mean = jnp.sum(encoded * weights, axis=1) / jnp.sum(weights, axis=1)
         if isinstance(self.head, heads.Classification):
-            return {"logits": _linear(self.head.num_classes, "logits")(mean)}
+            return {"logits": self._linear(self.head.num_classes, "logits", mean)}
         if isinstance(self.head, heads.Regression):
-            return {"score": _linear(1, "score")(mean)[:, 0]}
-        pointers = _linear(2, "span")(encoded)
+            return {"score": self._linear(1, "score", mean)[:, 0]}
+        pointers = self._linear(2, "span", encoded)
         start, end = jnp.where(weights > 0, pointers, layers.MASKED).transpose(2, 0, 1)
         outputs = {"start": start, "end": end}
         if self.head.no_answer is not None:
-            outputs["answerable"] = _linear(2, "answerable")(mean)
+            outputs["answerable"] = self._linear(2, "answerable", mean)
         return outputs
 
+    def _linear(self, features: int, name: str, x: Float[Array, "*batch embed"]) -> Array:
+        kernel_init, bias_init = layers.fan_in_normal(), nn.initializers.zeros_init()
+        if self.uniform:
+            kernel_init = bias_init = functools.partial(_uniform, bound=x.shape[-1] ** -0.5)
+        kernel_init = nn.with_logical_partitioning(kernel_init, ("embed", "head"))
+        return nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
 
-def _linear(features: int, name: str) -> nn.Dense:
-    init = nn.with_logical_partitioning(layers.fan_in_normal(), ("embed", "head"))
-    return nn.Dense(features, kernel_init=init, name=name)
+
+def _uniform(key: Array, shape: tuple[int, ...], dtype: Any, *, bound: float) -> Array:
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def _head_loss(
     head: heads.Head,
     outputs: Mapping[str, Array],
     targets: Float[Array, "batch 3"],
+    span_weights: Float[Array, " batch"],
 ) -> Float[Array, ""]:
     label, positions = targets[:, 0], targets[:, 1:].astype(jnp.int32)
     if isinstance(head, heads.Classification):
@@ -296,20 +351,21 @@ def _head_loss(
         outputs["answerable"],
         positions,
         label.astype(jnp.int32),
+        span_weights,
     )
 
 
 def _decode_each(
     decoder: t5.Decoder,
-    embedded: Float[Array, "task batch length embed"],
+    answers: Answers,
     encoded: Float[Array, "task batch inputs_length embed"],
     mask: Bool[Array, "task batch inputs_length"],
     deterministic: bool,
 ) -> Float[Array, "task batch length vocab"]:
     """Logits of each task under its own copy of the decoder; the copies start equal."""
 
-    def one(decoder, embedded, encoded, mask):
-        return decoder(embedded, encoded, mask, deterministic=deterministic)
+    def one(decoder, answers, encoded, mask):
+        return decoder(answers, encoded, mask, deterministic=deterministic)
 
     each = nn.vmap(
         one,
@@ -317,4 +373,4 @@ def _decode_each(
         split_rngs={"params": False, "dropout": True},
         metadata_params={nn.PARTITION_NAME: "task"},
     )
-    return each(decoder, embedded, encoded, mask)
+    return each(decoder, answers, encoded, mask)

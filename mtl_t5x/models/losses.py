@@ -75,11 +75,26 @@ def span(
 
     `positions` is -1 where there is no span: such a row counts as 0 in the mean over the batch.
     """
-    known = positions[:, 0] >= 0
+    return jnp.mean(_span_entropy(start, end, positions))
+
+
+def _span_entropy(start, end, positions) -> Float[Array, " batch"]:
+    """Of each row, the mean of first and last token; 0 where there is no span."""
     entropy = optax.softmax_cross_entropy_with_integer_labels(
         jnp.stack([start, end]), jnp.maximum(positions.T, 0)
     )
-    return jnp.mean(jnp.where(known, jnp.mean(entropy, axis=0), 0.0))
+    return jnp.where(positions[:, 0] >= 0, jnp.mean(entropy, axis=0), 0.0)
+
+
+def span_weights(first: Num[Array, "*tasks batch"]) -> Float[Array, "*tasks batch"]:
+    """Batch / rows with a span for rows with one (`first` token >= 0), 0 for the others.
+
+    With these the mean over the batch is the mean over the rows with a span; over a part of the
+    batch, it is the part's share of that.
+    """
+    known = (first >= 0).astype(jnp.float32)
+    share = jnp.mean(known, axis=-1, keepdims=True)
+    return known / jnp.where(share == 0, 1, share)
 
 
 def optional_span(
@@ -88,6 +103,12 @@ def optional_span(
     answerable: Float[Array, "batch 2"],
     positions: Int[Array, "batch 2"],
     labels: Int[Array, " batch"],
+    weights: Float[Array, " batch"],
 ) -> Float[Array, ""]:
-    """Cross-entropies of first token, last token and whether there is an answer, divided by 3."""
-    return (2 * span(start, end, positions) + classification(answerable, labels)) / 3
+    """Cross-entropies of first token, last token and whether there is an answer, divided by 3.
+
+    The first two are averaged over the rows that have a span, by `weights` as `span_weights` gives
+    them for the whole batch; the last over all rows.
+    """
+    spans = jnp.mean(weights * _span_entropy(start, end, positions))
+    return (2 * spans + classification(answerable, labels)) / 3

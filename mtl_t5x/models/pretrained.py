@@ -27,6 +27,7 @@ Params = Mapping[str, Any]
 
 # The parts of our models that a pretrained T5 has; anything else (task heads) starts fresh.
 PARTS = ("token_embedder", "encoder", "decoder")
+EMBEDDING, OWN_EMBEDDING = "token_embedder/embedding", "decoder/token_embedder/embedding"
 
 UNDERSTOOD = (
     "a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin), "
@@ -93,8 +94,9 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
     """`params` with the encoder, decoder and embedding taken from `pretrained`.
 
     Parameters outside these parts, as task heads, stay as they are. Where the model has a decoder
-    per task, `[task, …]`, each becomes the pretrained one. The arrays that are taken get the
-    precision and the sharding of those that they replace; which ones they are is logged.
+    per task, `[task, …]`, each becomes the pretrained one; embeddings that decoders have of their
+    own become the encoder's. The arrays that are taken get the precision and the sharding of those
+    that they replace; which ones they are is logged.
 
     Args:
       params: initialised parameters, jax arrays.
@@ -105,6 +107,8 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
         `pretrained` holds more of one of these parts (as further layers) than `params` has.
     """
     ours, theirs = flatten_dict(params, sep="/"), flatten_dict(pretrained, sep="/")
+    if OWN_EMBEDDING in ours and EMBEDDING in theirs:
+        theirs.setdefault(OWN_EMBEDDING, theirs[EMBEDDING])
     wanted = {name for name in ours if name.split("/")[0] in PARTS}
     parts = sorted({name.split("/")[0] for name in wanted})
     missing = sorted(wanted - set(theirs))

@@ -31,6 +31,12 @@ class T5Config:
     remat: bool = False
 
 
+def embedder(config: T5Config, name: str | None = None) -> layers.TokenEmbedder:
+    """A table of the vocabulary's vectors."""
+    dtype = jnp.dtype(config.dtype)
+    return layers.TokenEmbedder(config.vocab_size, config.emb_dim, dtype, name=name)
+
+
 def _residual_dropout(config: T5Config) -> nn.Dropout:
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))
 
@@ -125,16 +131,19 @@ class DecoderLayer(nn.Module):
 class Decoder(nn.Module):
     """Embedded decoder inputs and the encoding to next-token logits, in the computation's type.
 
+    With `own_embedding` it takes the inputs' ids, and has a table of its own for them.
+
     With `max_decode_length` set, one position a call, given by `position`; keys and values are kept
     in the variable collection `cache`, which the first call makes.
     """
 
     config: T5Config
+    own_embedding: bool = False
 
     @nn.compact
     def __call__(
         self,
-        embedded: Float[Array, "*batch length embed"],
+        inputs: Float[Array, "*batch length embed"] | Int[Array, "*batch length"],
         encoded: Float[Array, "*batch inputs_length embed"],
         encoded_mask: Bool[Array, "*batch inputs_length"],
         *,
@@ -144,6 +153,9 @@ class Decoder(nn.Module):
     ) -> Float[Array, "*batch length vocab"]:
         dropout = _residual_dropout(self.config)
         relative_bias = _relative_bias(self.config, bidirectional=False)
+        embedded = inputs
+        if self.own_embedding:
+            embedded = embedder(self.config, name="token_embedder")(inputs)
         if max_decode_length is None:
             length = embedded.shape[-2]
             bias = relative_bias(length, length)

@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
         raise app.UsageError(f"unexpected arguments: {argv[1:]}")
     try:
         print(report.write_report(flags.FLAGS.workdir))
-    except FileNotFoundError as problem:
+    except (FileNotFoundError, ValueError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     return 0

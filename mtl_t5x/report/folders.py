@@ -25,6 +25,9 @@ COUNTS = (
     "spans_cut",
 )
 
+# What opens a group's name in metrics.jsonl where the figure is of a fixed point.
+FIXED_POINT = "fixed_point"
+
 # The share of its steps that counts as warm-up where a run logs no learning rate.
 WARM_UP = 0.1
 
@@ -37,6 +40,8 @@ class Record:
 
     `results` is results.json, None where the run has not finished; `steps` are the lines of
     metrics.jsonl in order of their step; `error` is the message in error.txt, if there is one.
+    `baseline` is the variant whose single-task runs a multi-task run is compared with; None: its
+    own.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Record:
     results: Mapping[str, Any] | None
     steps: tuple[Mapping[str, Any], ...]
     error: str
+    baseline: Variant | None = None
 
     @property
     def variant(self) -> Variant:
@@ -66,7 +72,22 @@ class Study:
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        return tuple(dict.fromkeys(r.variant for r in self.records))
+        """The tables' rows: without those that were only trained as baselines of others."""
+        named = {r.baseline for r in self.records}
+        mine = [r for r in self.records if r.kind == "multi_task" or r.variant not in named]
+        return tuple(dict.fromkeys(r.variant for r in mine))
+
+    def baseline(self, variant: Variant) -> Variant:
+        """The variant whose single-task runs a row is compared with."""
+        mine = [r for r in self.records if r.variant == variant and r.kind == "multi_task"]
+        return next((r.baseline for r in mine if r.baseline), variant)
+
+    def runs(self, variant: Variant, kind: str | None = None) -> tuple[Record, ...]:
+        """A row's multi-task runs and its baseline's single-task runs, or one kind of these."""
+        place = {"multi_task": variant, "single_task": self.baseline(variant)}
+        return tuple(
+            r for r in self.records if r.variant == place[r.kind] and kind in (None, r.kind)
+        )
 
 
 def load_study(workdir: epath.PathLike) -> Study:
@@ -115,6 +136,7 @@ def _load_record(workdir: epath.Path, run: Mapping[str, Any], notes: list[str]) 
         results=results,
         steps=_load_steps(folder / "metrics.jsonl", run["name"], notes),
         error=_message(error.read_text(encoding="utf-8")) if error.exists() else "",
+        baseline=tuple(run["baseline"]) if "baseline" in run else None,
     )
 
 
@@ -141,6 +163,11 @@ def number(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def is_metric(name: str) -> bool:
+    """Whether a number of results.json is a metric, and no count of examples."""
+    return name.removeprefix("teacher_forced_") not in COUNTS
+
+
 def mean_counts(records: Iterable[Record], task: str) -> dict[str, float]:
     """A task's counts on the test split and of cut training examples, averaged over runs."""
     logged: dict[str, list[float]] = {}
@@ -161,11 +188,11 @@ def headlines(study: Study, variant: Variant) -> dict[str, str]:
 
     A test-only task such as mnli_mismatched stands behind the task whose name it begins with.
     """
-    records = [r for r in study.records if r.variant == variant]
+    records = study.runs(variant)
     first: dict[str, str] = {}
     for record in records:
         for task, metrics in (record.results or {"test": {}})["test"].items():
-            names = [metric for metric in metrics if metric not in COUNTS]
+            names = [metric for metric in metrics if is_metric(metric)]
             if names:
                 first.setdefault(task, names[0])
     trained = list(dict.fromkeys(task for r in records for task in r.tasks))
@@ -178,10 +205,25 @@ def headlines(study: Study, variant: Variant) -> dict[str, str]:
 
 
 def conflict_groups(record: Record) -> tuple[str, ...]:
-    """The parameter groups whose conflict a run measured, as `encoder`."""
+    """The parameter groups whose conflict a run measured, as `encoder`, `fixed_point/encoder`."""
     keys = dict.fromkeys(key for step in record.steps for key in step)
     parts = [key.split("/") for key in keys if key.startswith("conflict/")]
     return tuple(dict.fromkeys("/".join(p[1:-1]) for p in parts if len(p) > 2))
+
+
+def has_fixed_points(record: Record, group: str) -> bool:
+    """Whether a run measured a group's conflict on many examples at fixed points."""
+    return f"{FIXED_POINT}/{group}" in conflict_groups(record)
+
+
+def conflict_key(record: Record, group: str, name: str) -> str:
+    """Where a run logs a figure of a group's conflict: of fixed points, if it has any.
+
+    Else it is that of the steps' own batches, whose noise lengthens the gradients and shrinks their
+    cosines.
+    """
+    key = f"conflict/{FIXED_POINT}/{group}/{name}"
+    return key if any(key in step for step in record.steps) else f"conflict/{group}/{name}"
 
 
 def warm_up_end(record: Record) -> int:

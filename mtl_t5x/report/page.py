@@ -9,7 +9,7 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from mtl_t5x.report import folders, plots, tables
+from mtl_t5x.report import folders, plots, published, tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,13 @@ CONFLICT = (
     "below 0 they oppose each other, within the dashed bounds. Magnitude conflict below grows "
     "with the gradients themselves; lines are means and bands ranges over the seeds."
 )
+AT_FIXED_POINTS = (
+    " Measured at fixed points: on many examples of every task, dropout off, where the runs log it."
+)
+SMALL_BATCHES = (
+    "A diagnostic: the same on each step's own small batch, whose noise lengthens the gradients "
+    "and shrinks their cosines towards 0. What to read is the figure at fixed points."
+)
 COSINE = (
     "The cosine between two tasks' gradients, averaged over the seeds and the measured steps "
     "after warm-up: 0 = orthogonal, blue = one task's step helps the other, red = it "
@@ -42,6 +49,17 @@ LOSS = (
     "Training loss of each task, together with the others against alone, averaged over stretches "
     "of steps; lines are means and bands ranges over the seeds. A multi-task curve above the "
     "single-task one learns slower from the same number of its own examples."
+)
+PAPER = (
+    "Differences are ours minus the paper's, also in standard errors (s.e.) of ours over the "
+    "seeds, from two on; with two or three seeds a difference of a few s.e. settles nothing. "
+    "The spread of the paper's own figures isn't printed. Its scores of generated text are "
+    "teacher-forced: those are compared with ours of that kind, where the runs have them. Averages "
+    "are computed from the cells."
+)
+EMBEDDED = (
+    "This study's data are the embedded benchmark, another one than the paper's: the differences "
+    "say that everything was scored, and nothing else."
 )
 METHOD = (
     "Relative transfer is 100 · (multi − single) / single of the means over seeds, on the test "
@@ -89,6 +107,7 @@ $body
 def render(
     study: folders.Study,
     rows: Sequence[tables.TransferRow],
+    cells: Sequence[published.Cell],
     conflicts: Sequence[Mapping[str, Any]],
     figures: Sequence[Plot],
     notes: Sequence[str],
@@ -98,6 +117,7 @@ def render(
         *_what_ran(study),
         *_missing(study),
         *_headline_tables(study, rows),
+        *_beside_the_paper(study, cells),
         "<h2>Figures</h2>" if figures else "",
         *map(_figure, figures),
         *_conflict_summary(study, conflicts),
@@ -213,13 +233,60 @@ def _headline_tables(study: folders.Study, rows: Sequence[tables.TransferRow]) -
     parts = ["<h2>Transfer</h2>"]
     for variant in study.variants:
         mine = [r for r in rows if r.variant == variant and tables.is_headline(study, r)]
-        parts.append(f"<h3>{html.escape(' · '.join(variant))}</h3>")
+        parts.append(f"<h3>{html.escape(_title(study, variant))}</h3>")
         if not mine:
             parts.append("<p>No run of this setting has finished.</p>")
             continue
         lines = map(_transfer_cells, mine)
         parts.append(_table(_TRANSFER, lines, 2, last_is_average=mine[-1].task == "average"))
     return [*parts, f'<p class="soft">{METHOD}</p>']
+
+
+def _title(study: folders.Study, variant: folders.Variant) -> str:
+    """A row's name, with what it is compared with where that isn't itself."""
+    baseline = study.baseline(variant)
+    against = "" if baseline == variant else f", against {' · '.join(baseline)} alone"
+    return " · ".join(variant) + against
+
+
+def _beside_the_paper(study: folders.Study, cells: Sequence[published.Cell]) -> list[str]:
+    if not cells:
+        return []
+    parts = ["<h2>Beside the paper</h2>", f'<p class="soft">{PAPER}</p>']
+    if study.config.get("data") == "mini":
+        parts.append(f'<p class="warn">{EMBEDDED}</p>')
+    head = ("task", "metric", "paper", "ours", "difference", "in s.e.")
+    transfer = ("transfer, paper", "transfer, ours", "difference in s.e.")
+    for place in dict.fromkeys((cell.variant, cell.training) for cell in cells):
+        variant, training = place
+        multi = training == "multi_task"
+        lines = []
+        for cell in [cell for cell in cells if (cell.variant, cell.training) == place]:
+            line = [
+                cell.task,
+                cell.metric,
+                _number(cell.paper),
+                _spread(cell.ours, cell.ours_sd),
+                _number(cell.difference, "+.2f"),
+                _number(cell.difference_in_se, "+.1f"),
+            ]
+            if multi:
+                line += [
+                    _number(cell.paper_transfer_percent, "+.1f"),
+                    _number(cell.transfer_percent, "+.1f"),
+                    _number(cell.transfer_difference_in_se, "+.1f"),
+                ]
+            lines.append(line)
+        title = " · ".join((*variant, training.replace("_", "-")))
+        parts.append(f"<h3>{html.escape(title)}</h3>")
+        parts.append(_table((*head, *transfer) if multi else head, lines, 2, last_is_average=True))
+    wrong = published.wrong_averages()
+    items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in wrong)
+    return [
+        *parts,
+        f"<p>Printed averages that are no means of their rows: {len(wrong)}</p>",
+        f"<ul>{items}</ul>",
+    ]
 
 
 def _figure(plot: Plot) -> str:
@@ -234,19 +301,16 @@ def _figure(plot: Plot) -> str:
 
 
 def _conflict_summary(study: folders.Study, conflicts: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = (
-        "directional",
-        "mean_cosine",
-        "magnitude",
-        "reference_directional",
-        "reference_magnitude",
-    )
+    names = ("directional", "mean_cosine", "magnitude")
+    names += ("reference_directional", "reference_magnitude")
+    names += tuple(n for n in ("covariance", "noise") if any(n in row for row in conflicts))
     records = {r.name: r for r in study.records}
     start = {r.name: folders.warm_up_end(r) for r in study.records}
     lines = []
     for variant in study.variants:
         mine = [row for row in conflicts if records[row["run"]].variant == variant]
-        for group in dict.fromkeys(row["group"] for row in mine):
+        groups = dict.fromkeys(row["group"] for row in mine)
+        for group in sorted(groups, key=lambda g: not g.startswith(folders.FIXED_POINT)):
             late = [
                 row for row in mine if row["group"] == group and row["step"] >= start[row["run"]]
             ]
@@ -254,7 +318,7 @@ def _conflict_summary(study: folders.Study, conflicts: Sequence[Mapping[str, Any
             for name in names:
                 values = [row[name] for row in late if row.get(name) is not None]
                 cells.append(_number(statistics.fmean(values) if values else None, ".3g"))
-            lines.append((" · ".join(variant), group, *cells))
+            lines.append((" · ".join(variant), _measured_on(group, mine), *cells))
     if not lines:
         return []
     head = ("setting", "parameters", *(name.replace("_", " ") for name in names))
@@ -264,8 +328,18 @@ def _conflict_summary(study: folders.Study, conflicts: Sequence[Mapping[str, Any
         '<p class="soft">Means over the seeds and the measured steps from the highest learning '
         "rate on. Directional: (1/K²) Σ of the cosines of different tasks. The two reference "
         "forms are those that earlier figures log: the norm of the mean unit gradient, and the "
-        "variance of the squared norms.</p>",
+        "variance of the squared norms. Covariance and noise, at fixed points, are the variances "
+        "over the tasks of their gradients' covariances' traces, and of their noise scales.</p>",
     ]
+
+
+def _measured_on(group: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """A group's name, and on what it is measured where there are fixed points too."""
+    prefix = f"{folders.FIXED_POINT}/"
+    if group.startswith(prefix):
+        return f"{group.removeprefix(prefix)}, fixed points"
+    both = any(row["group"] == prefix + group for row in rows)
+    return f"{group}, small batches (diagnostic)" if both else group
 
 
 def _counts(study: folders.Study) -> list[str]:
@@ -273,8 +347,7 @@ def _counts(study: folders.Study) -> list[str]:
     for variant in study.variants:
         for task in folders.headlines(study, variant):
             for kind in ("single_task", "multi_task"):
-                runs = [r for r in study.records if (r.variant, r.kind) == (variant, kind)]
-                if counts := folders.mean_counts(runs, task):
+                if counts := folders.mean_counts(study.runs(variant, kind), task):
                     found[variant, task, kind] = counts
     if not found:
         return []

@@ -3,7 +3,7 @@
 import io
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -58,14 +58,14 @@ def _which(study: folders.Study, variant: folders.Variant) -> str:
 
 
 def _over_seeds(
-    records: Sequence[folders.Record], key: str, width: int = 1
+    keys: Iterable[tuple[folders.Record, str]], width: int = 1
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, and the runs' mean, lowest and highest of one logged number.
+    """Steps, and the mean, lowest and highest over runs of a number, each with the key it's under.
 
     Each run is first averaged over stretches of `width` steps, which stand at their middle.
     """
     values: dict[int, list[float]] = {}
-    for record in records:
+    for record, key in keys:
         stretches: dict[int, list[float]] = {}
         for step in record.steps:
             value = folders.number(step.get(key))
@@ -96,8 +96,11 @@ def _band(axes: Axes, curve: tuple, colour: str, line: str, label: str) -> None:
     axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def conflict(study: folders.Study, group: str) -> Figure:
-    """Directional and magnitude conflict of one parameter group over the steps."""
+def conflict(study: folders.Study, group: str, small_batches: bool = False) -> Figure:
+    """Directional and magnitude conflict of one parameter group over the steps.
+
+    At fixed points where a run has those, or of each step's own batch alone.
+    """
     runs = [r for r in study.records if r.kind == "multi_task"]
     labels = short_labels(study.variants)
     figure = Figure(figsize=(9, 7))
@@ -105,7 +108,11 @@ def conflict(study: folders.Study, group: str) -> Figure:
     for i, variant in enumerate(study.variants):
         mine = [r for r in runs if r.variant == variant]
         for axes, name in ((upper, "directional"), (lower, "magnitude")):
-            curve = _over_seeds(mine, f"conflict/{group}/{name}")
+            of_steps = f"conflict/{group}/{name}"
+            curve = _over_seeds(
+                (r, of_steps if small_batches else folders.conflict_key(r, group, name))
+                for r in mine
+            )
             if name == "magnitude":
                 # A log axis has no place for the 0 that equal norms of one task would give.
                 curve = tuple(x[curve[2] > 0] for x in curve)
@@ -132,7 +139,9 @@ def conflict(study: folders.Study, group: str) -> Figure:
             color="#444444",
         )
     upper.set(ylabel="directional conflict (no unit)", ylim=(-1 / count - 0.08, 1.02))
-    upper.set_title(f"Gradient conflict of {count} tasks, {group}")
+    fixed = any(folders.has_fixed_points(r, group) for r in runs)
+    which = ", small batches (diagnostic)" if small_batches else ", fixed points" if fixed else ""
+    upper.set_title(f"Gradient conflict of {count} tasks, {group}{which}")
     lower.set(xlabel="training step", ylabel="magnitude conflict\n(gradient norm⁴)")
     if len(lower.lines):
         lower.set_yscale("log")
@@ -149,8 +158,9 @@ def mean_cosines(
     for record in records:
         order = tuple((record.results or {}).get("tasks", record.tasks))
         start = folders.warm_up_end(record)
+        key = folders.conflict_key(record, group, "cosine")
         for step in record.steps:
-            rows = step.get(f"conflict/{group}/cosine") if step["step"] >= start else None
+            rows = step.get(key) if step["step"] >= start else None
             if not isinstance(rows, list) or len(rows) != len(order):
                 continue
             matrix = np.array(
@@ -171,9 +181,7 @@ def mean_cosines(
 
 def cosine(study: folders.Study, variant: folders.Variant, group: str) -> Figure | None:
     """Heat map of the mean gradient cosines; None where nothing was measured."""
-    found = mean_cosines(
-        [r for r in study.records if r.variant == variant and r.kind == "multi_task"], group
-    )
+    found = mean_cosines(study.runs(variant, "multi_task"), group)
     if found is None:
         return None
     names, matrix = found
@@ -217,7 +225,7 @@ def cosine(study: folders.Study, variant: folders.Variant, group: str) -> Figure
 
 def losses(study: folders.Study, variant: folders.Variant) -> Figure:
     """Training loss of every task over the steps, multi-task against single-task."""
-    records = [r for r in study.records if r.variant == variant]
+    records = study.runs(variant)
     tasks = list(dict.fromkeys(task for r in records for task in r.tasks))
     last = max((r.steps[-1]["step"] for r in records if r.steps), default=0)
     width = max(1, math.ceil(last / LOSS_POINTS))
@@ -231,7 +239,7 @@ def losses(study: folders.Study, variant: folders.Variant) -> Figure:
             ("multi_task", GAIN, "-", "multi-task"),
         ):
             mine = [r for r in records if r.kind == kind and task in r.tasks]
-            curve = _over_seeds(mine, f"loss/{task}", width)
+            curve = _over_seeds(((r, f"loss/{task}") for r in mine), width)
             if len(curve[0]):
                 _band(axes, curve, colour, line, label)
         axes.set_title(task)

@@ -1,4 +1,4 @@
-"""A study's run folders -> transfer.csv, conflict.csv, plots and one HTML page.
+"""A study's run folders -> transfer.csv, conflict.csv, paper.csv, plots and one HTML page.
 
     python -m mtl_t5x.report --workdir=DIR
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from mtl_t5x.report import folders, page, plots, tables
+from mtl_t5x.report import folders, page, plots, published, tables
 from mtl_t5x.storage import files
 
 _CONFLICT_COLUMNS = (
@@ -39,6 +39,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
 
     Raises:
       FileNotFoundError: `workdir` holds no study.json.
+      ValueError: its config's `paper_table` is none of the paper's tables.
     """
     study = folders.load_study(workdir)
     rows, notes = tables.transfer_rows(study)
@@ -52,7 +53,13 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
     figures = draw(study, rows)
     for figure in figures:
         files.write_atomically(folder / figure.file, figure.png)
-    html = page.render(study, rows, conflicts, figures, (*study.notes, *notes))
+    cells: tuple[published.Cell, ...] = ()
+    table = study.config.get("paper_table")  # only the paper's studies name one
+    if table:
+        cells = published.cells(study, table)
+        columns = [field.name for field in dataclasses.fields(published.Cell)]
+        files.write_atomically(folder / "paper.csv", _csv(columns, map(dataclasses.asdict, cells)))
+    html = page.render(study, rows, cells, conflicts, figures, (*study.notes, *notes))
     files.write_atomically(folder / "report.html", html.encode())
     return folder / "report.html"
 
@@ -63,17 +70,21 @@ def draw(study: folders.Study, rows: Sequence[tables.TransferRow]) -> tuple[page
         ("transfer.png", page.TRANSFER, plots.transfer, (study, _headline_rows(study, rows)))
     ]
     multi = [r for r in study.records if r.kind == "multi_task"]
-    groups = dict.fromkeys(group for r in multi for group in folders.conflict_groups(r))
+    logged = dict.fromkeys(group for r in multi for group in folders.conflict_groups(r))
+    groups = dict.fromkeys(group.removeprefix(f"{folders.FIXED_POINT}/") for group in logged)
     # Single layers would make a page of hundreds of figures; conflict.csv has them.
-    groups = [group for group in groups if "/" not in group]
-    for group in groups:
-        figures.append((f"conflict.{group}.png", page.CONFLICT, plots.conflict, (study, group)))
+    for group in [group for group in groups if "/" not in group]:
+        fixed = any(folders.has_fixed_points(r, group) for r in multi)
+        caption = page.CONFLICT + (page.AT_FIXED_POINTS if fixed else "")
+        figures.append((f"conflict.{group}.png", caption, plots.conflict, (study, group)))
+        if fixed and group in logged:
+            name = f"conflict.{group}.small_batches.png"
+            figures.append((name, page.SMALL_BATCHES, plots.conflict, (study, group, True)))
         for variant in study.variants:
             name = f"cosine.{group}.{'.'.join(variant)}.png"
             figures.append((name, page.COSINE, plots.cosine, (study, variant, group)))
     for variant in study.variants:
-        logged = any(r.steps for r in study.records if r.variant == variant)
-        if logged:
+        if any(r.steps for r in study.runs(variant)):
             name = f"loss.{'.'.join(variant)}.png"
             figures.append((name, page.LOSS, plots.losses, (study, variant)))
     drawn = []

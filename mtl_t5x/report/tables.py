@@ -4,7 +4,7 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from scipy import stats
 
@@ -13,7 +13,11 @@ from mtl_t5x.report import folders
 
 @dataclasses.dataclass(frozen=True)
 class TransferRow:
-    """A line of transfer.csv, in its columns' order; None stands for undefined."""
+    """A line of transfer.csv, in its columns' order; None stands for undefined.
+
+    `baseline` names the variant, as "text_to_text.null.semantic", whose runs of a task alone give
+    the single-task figures.
+    """
 
     architecture: str
     prompt: str
@@ -28,20 +32,26 @@ class TransferRow:
     ci95_low: float | None
     ci95_high: float | None
     seeds: int
+    baseline: str
 
     @property
     def variant(self) -> folders.Variant:
         return self.architecture, self.prompt, self.labels
 
 
-def relative_transfer(
-    multi: Sequence[float], single: Sequence[float]
-) -> tuple[float | None, float | None, float | None]:
-    """Relative transfer 100·(m − s)/s in percent of two means, with its 95 % interval.
+class Ratio(NamedTuple):
+    """Relative transfer in percent, its standard error and that one's degrees of freedom."""
+
+    percent: float | None
+    error: float | None
+    freedom: float | None
+
+
+def ratio(multi: Sequence[float], single: Sequence[float]) -> Ratio:
+    """Relative transfer 100·(m − s)/s in percent of two means, with its standard error.
 
     With m, s the means over n_m and n_s seeds, v_m, v_s the variances (ddof = 1), R = m/s,
-    a = v_m/n_m and b = R²·v_s/n_s, the delta method gives Var(R) ≈ (a + b)/s², and the interval
-    is 100·(R − 1 ± t·√(a + b)/s), t the 0.975 quantile of Student's distribution with
+    a = v_m/n_m and b = R²·v_s/n_s, the delta method gives Var(R) ≈ (a + b)/s², with
     (a + b)²/(a²/(n_m − 1) + b²/(n_s − 1)) degrees of freedom. The two groups are taken as
     independent, which is on the safe side where runs of one seed resemble each other.
 
@@ -51,41 +61,59 @@ def relative_transfer(
     Medicine 27 (2008).
 
     Returns:
-      (percent, low, high). All None where a group is empty or the single-task mean is not above
-      0; low and high None where a group has only one seed. Without any spread between the seeds
-      low and high equal percent.
+      All None where a group is empty or the single-task mean is not above 0; no error where a group
+      has only one seed; without any spread between the seeds an error of 0.
     """
     if not multi or not single:
-        return None, None, None
+        return Ratio(None, None, None)
     mean = statistics.fmean(single)
     if mean <= 0:
-        return None, None, None
-    ratio = statistics.fmean(multi) / mean
-    percent = 100 * (ratio - 1)
+        return Ratio(None, None, None)
+    quotient = statistics.fmean(multi) / mean
+    percent = 100 * (quotient - 1)
     if len(multi) < 2 or len(single) < 2:
-        return percent, None, None
+        return Ratio(percent, None, None)
     a = statistics.variance(multi) / len(multi)
-    b = ratio**2 * statistics.variance(single) / len(single)
+    b = quotient**2 * statistics.variance(single) / len(single)
     # Scaled by the larger, so that tiny variances do not underflow when squared.
     scale = max(a, b)
     if scale == 0:
-        return percent, percent, percent
+        return Ratio(percent, 0.0, None)
     freedom = ((a + b) / scale) ** 2 / (
         (a / scale) ** 2 / (len(multi) - 1) + (b / scale) ** 2 / (len(single) - 1)
     )
-    half = 100 * float(stats.t.ppf(0.975, freedom)) * math.sqrt(a + b) / mean
+    return Ratio(percent, 100 * math.sqrt(a + b) / mean, freedom)
+
+
+def relative_transfer(
+    multi: Sequence[float], single: Sequence[float]
+) -> tuple[float | None, float | None, float | None]:
+    """Relative transfer as `ratio` has it, with its 95 % interval.
+
+    The interval is the percentage ± t times its standard error, t the 0.975 quantile of Student's
+    distribution with its degrees of freedom.
+
+    Returns:
+      (percent, low, high). All None where `ratio` is undefined; low and high None where a group has
+      only one seed. Without any spread between the seeds low and high equal percent.
+    """
+    percent, error, freedom = ratio(multi, single)
+    if error is None:
+        return percent, None, None
+    half = float(stats.t.ppf(0.975, freedom)) * error if error else 0.0
     return percent, percent - half, percent + half
 
 
 Values = dict[tuple[str, str], dict[int, float]]  # (task, metric) -> seed -> value
 
 
-def _test_values(records: Iterable[folders.Record]) -> Values:
+def test_values(records: Iterable[folders.Record]) -> Values:
+    """The test split's finite metrics by task, metric and seed."""
     values: Values = {}
     for record in records:
         for task, metrics in (record.results or {"test": {}})["test"].items():
             for metric, value in metrics.items():
-                if metric not in folders.COUNTS and folders.number(value) is not None:
+                if folders.is_metric(metric) and folders.number(value) is not None:
                     values.setdefault((task, metric), {})[record.seed] = float(value)
     return values
 
@@ -100,25 +128,25 @@ def transfer_rows(study: folders.Study) -> tuple[tuple[TransferRow, ...], tuple[
     """The transfer table on the test split, and notes on what in it is undefined or partial.
 
     Per variant: a row per task and metric, the headline metric first, and a row `average` over
-    the headline metrics of the tasks that have both kinds of run. `seeds` is the smaller of the
-    two kinds' numbers of seeds.
+    the headline metrics of the tasks that have both kinds of run. The single-task runs are those of
+    the variant's baseline. `seeds` is the smaller of the two kinds' numbers of seeds.
     """
     rows: list[TransferRow] = []
     notes: list[str] = []
     for variant in study.variants:
-        records = [r for r in study.records if r.variant == variant]
-        multi = _test_values(r for r in records if r.kind == "multi_task")
-        single = _test_values(r for r in records if r.kind == "single_task")
+        baseline = ".".join(study.baseline(variant))
+        multi = test_values(study.runs(variant, "multi_task"))
+        single = test_values(study.runs(variant, "single_task"))
         first = folders.headlines(study, variant)
         keys = dict.fromkeys([*multi, *single])
         for task, headline in first.items():
             metrics = [metric for t, metric in keys if t == task and metric != headline]
             for metric in [headline, *metrics] if (task, headline) in keys else metrics:
                 key = (task, metric)
-                row = _row(variant, key, multi.get(key, {}), single.get(key, {}))
+                row = _row(variant, key, multi.get(key, {}), single.get(key, {}), baseline)
                 rows.append(row)
                 notes += _row_notes(row)
-        average, average_notes = _average(variant, first, multi, single)
+        average, average_notes = _average(variant, first, multi, single, baseline)
         if average:
             rows.append(average)
         notes += average_notes
@@ -130,19 +158,22 @@ def _row(
     key: tuple[str, str],
     multi: dict[int, float],
     single: dict[int, float],
+    baseline: str,
 ) -> TransferRow:
     ours, base = list(multi.values()), list(single.values())
     return TransferRow(
         *variant,
         *key,
-        *_mean_sd(base),
-        *_mean_sd(ours),
+        *mean_sd(base),
+        *mean_sd(ours),
         *relative_transfer(ours, base),
         seeds=min(len(ours), len(base)),
+        baseline=baseline,
     )
 
 
-def _mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
+def mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean and the standard deviation (n - 1); None of too few values."""
     return (
         statistics.fmean(values) if values else None,
         statistics.stdev(values) if len(values) > 1 else None,
@@ -162,7 +193,11 @@ def _row_notes(row: TransferRow) -> list[str]:
 
 
 def _average(
-    variant: folders.Variant, first: Mapping[str, str], multi: Values, single: Values
+    variant: folders.Variant,
+    first: Mapping[str, str],
+    multi: Values,
+    single: Values,
+    baseline: str,
 ) -> tuple[TransferRow | None, list[str]]:
     """The row of the averages: each seed's mean over tasks is one value of the sample."""
     keys = [key for key in first.items() if key in multi and key in single]
@@ -181,7 +216,7 @@ def _average(
             partial = sorted(set(seeds) - set(whole))
             notes.append(f"{where}: the {kind} average leaves out the incomplete seeds {partial}")
         samples.append({s: statistics.fmean(values[key][s] for key in keys) for s in whole})
-    row = _row(variant, ("average", "headline metrics"), *samples)
+    row = _row(variant, ("average", "headline metrics"), *samples, baseline)
     return row, notes + _row_notes(row)
 
 

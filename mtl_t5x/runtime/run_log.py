@@ -80,8 +80,16 @@ class RunLog:
         self._lines.close()
         self._tensorboard.close()
 
-    def add(self, step: int, metrics: Mapping[str, Any], *, write: bool) -> None:
-        """Takes the metrics of one step, as `step.train_step` returns them.
+    def add(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        *,
+        write: bool,
+        point: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Takes the metrics of one step, as `step.train_step` returns them, and writes a line of
+        them if it shall; with what was measured at a `point` (`fixed_point.logged`), where it was.
 
         Waits for the step before, so that the device is one step behind at most, and a step that
         hangs is found in its own time.
@@ -92,7 +100,7 @@ class RunLog:
         self._progress.update()
         if write:
             self.check()
-            self._write(step, jax.device_get(metrics))
+            self._write(step, jax.device_get(metrics), point or {})
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -138,8 +146,10 @@ class RunLog:
         """Returns when the lines so far are stored: a checkpoint must not be ahead of them."""
         self._lines.flush()
 
-    def _write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def _write(self, step: int, metrics: Mapping[str, Any], point: Mapping[str, Any]) -> None:
         scalars, matrices = flatten(metrics, self._names)
+        for name, value in point.items():
+            (scalars if isinstance(value, float) else matrices)[name] = value
         if self._running is not None:
             for name, value in self._running.add(metrics).items():
                 (scalars if isinstance(value, float) else matrices)[name] = value

@@ -2,7 +2,7 @@
 
 python -m mtl_t5x.tasks
 python -m mtl_t5x.tasks glue_cola.default.semantic --split=validation --count=2
-python -m mtl_t5x.tasks glue.default.semantic --data=PATH --vocabulary_path=PATH
+python -m mtl_t5x.tasks glue.default.semantic --data=PATH --vocabulary_path=PATH --preset=paper
 python -m mtl_t5x.tasks --clear_cache
 """
 
@@ -36,8 +36,10 @@ def listing() -> str:
     for benchmark in BENCHMARKS:
         name = benchmark.BENCHMARK
         tasks, mixtures = registry.registered(name)
+        opened = dict.fromkeys(mixture.split(lookup.SEPARATOR)[0] for mixture in mixtures)
+        named = " and ".join(f"{opening}.<prompt>.<labels>" for opening in opened)
         lines += [
-            f"{name}: tasks {name}_<task>.<prompt>.<labels>, mixtures {name}.<prompt>.<labels>",
+            f"{name}: tasks {name}_<task>.<prompt>.<labels>, mixtures {named}",
             f"  tasks     {' '.join(benchmark.TASKS)}",
             f"  prompts   {' '.join(prompts.PROMPTS[name])}",
             f"  labels    {' '.join(prompts.LABELS[name])}",
@@ -127,6 +129,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("name", nargs="?", help="a task or a mixture; none: list all names")
     parser.add_argument("--data", default="mini", help="mini, tfds, or a folder")
     parser.add_argument("--vocabulary_path", default="mini", help="mini, bytes, or a model file")
+    parser.add_argument("--preset", default="default", help="default or paper")
     parser.add_argument("--split", default="train", help="train, validation or test")
     parser.add_argument("--count", type=int, default=3, help="examples of each task")
     parser.add_argument("--inputs_length", type=int, default=256, help="longest inputs, in tokens")
@@ -139,7 +142,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         for benchmark in BENCHMARKS:
-            benchmark.register(data=given.data, vocabulary_path=given.vocabulary_path)
+            benchmark.register(given.data, given.vocabulary_path, given.preset)
         if given.name is None:
             print(listing())
         else:

@@ -1,7 +1,7 @@
 """GLUE's metrics on a scale of 0 to 100, and the count of answers that could not be parsed.
 
-Classes are indices, -1 an answer outside the label set; STS-B's scores are floats, -1.0 an answer
-that is no score. An unparsed answer never helps a metric.
+Classes are indices, -1 an answer outside the label set, which is wrong; STS-B's scores are floats,
+-1.0 an answer that is no score, which is correlated as that number, as T5 does.
 """
 
 from __future__ import annotations
@@ -57,25 +57,23 @@ def matthews_corrcoef(targets: Sequence[int], predictions: Sequence[int]) -> Met
 
 
 def pearson_corrcoef(targets: Sequence[float], predictions: Sequence[float]) -> Metrics:
-    """Pearson's correlation of the parsed scores, times 100, times the share that is parsed.
+    """Pearson's correlation, times 100; an unparsed score is the number -1.
 
-    So an unparsed score counts as uncorrelated, and a model that answers nothing has 0. Constant
-    targets or predictions give 0. Where every score is parsed, this is the plain correlation.
+    So a wrong form is never left out, and costs least where the gold score is low; `unparsed`
+    counts them. Constant targets or predictions, as those of a model that answers nothing, give 0.
     """
-    return {"pearson_corrcoef": _parsed_correlation(scipy.stats.pearsonr, targets, predictions)}
+    return {"pearson_corrcoef": _correlation(scipy.stats.pearsonr, targets, predictions)}
 
 
 def spearman_corrcoef(targets: Sequence[float], predictions: Sequence[float]) -> Metrics:
     """Spearman's rank correlation, times 100; unparsed and constant scores as in Pearson's."""
-    return {"spearman_corrcoef": _parsed_correlation(scipy.stats.spearmanr, targets, predictions)}
+    return {"spearman_corrcoef": _correlation(scipy.stats.spearmanr, targets, predictions)}
 
 
-def _parsed_correlation(
+def _correlation(
     correlation: Callable, targets: Sequence[float], predictions: Sequence[float]
 ) -> float:
-    targets, predictions = np.asarray(targets, float), np.asarray(predictions, float)
-    parsed = predictions != UNPARSED
-    x, y = targets[parsed], predictions[parsed]
+    x, y = np.asarray(targets, float), np.asarray(predictions, float)
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
-    return 100 * float(correlation(x, y)[0]) * float(np.mean(parsed))
+    return 100 * float(correlation(x, y)[0])

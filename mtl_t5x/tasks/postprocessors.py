@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,21 +48,37 @@ class ClassIndex:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Turns an answer into a float; what is not a number in [0, 5] becomes -1.0."""
+    """Turns an answer into a float; what is not a number in [0, 5] becomes -1.0.
+
+    Attributes:
+      exact: targets are the gold scores `label`, unrounded, and any finite number is an answer, as
+        in Mueller et al. (2022).
+    """
+
+    exact: bool = False
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """The scores that targets are rounded to: 0.0, 0.2, …, 5.0."""
-        return tuple(f"{fifth / 5:.1f}" for fifth in range(26))
+        """The scores that targets are rounded to: 0.0, 0.2, …, 5.0; if exact 0.0, 0.1, …, 5.0."""
+        return tuple(f"{tenth / 10:.1f}" for tenth in range(0, 51, 1 if self.exact else 2))
 
     @property
     def head(self) -> heads.Head:
         """What answers the task in the canonical architecture."""
-        return heads.Regression(0.0, 5.0)
+        return heads.Regression(-math.inf, math.inf) if self.exact else heads.Regression(0.0, 5.0)
 
-    def __call__(self, text: str, **unused_kwargs: Any) -> float:
+    def __call__(
+        self,
+        text: str,
+        example: Mapping[str, Any] | None = None,
+        is_target: bool = False,
+        **unused_kwargs: Any,
+    ) -> float:
+        if self.exact and is_target:
+            return float(example["label"])
         try:
             value = float(text)
         except ValueError:
             return float(UNPARSED)
-        return value if 0.0 <= value <= 5.0 else float(UNPARSED)
+        is_score = math.isfinite(value) if self.exact else 0.0 <= value <= 5.0
+        return value if is_score else float(UNPARSED)

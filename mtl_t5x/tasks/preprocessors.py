@@ -30,6 +30,12 @@ def score(example: Example, template: tf.Tensor) -> tf.Tensor:
     return tf.strings.as_string(tf.round(example["label"] * 5) / 5, precision=1)
 
 
+def exact_score(example: Example, template: tf.Tensor) -> tf.Tensor:
+    """The target is the float `label` with one decimal, as in Mueller et al. (2022)."""
+    del template
+    return tf.strings.as_string(example["label"], precision=1)
+
+
 def field(name: str) -> Target:
     """The target is the text of a field of the row."""
     return lambda example, template: example[name]

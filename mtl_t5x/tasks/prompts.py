@@ -2,7 +2,8 @@
 
 A prompt gives each task one or several templates, a label vocabulary gives each task a word for
 each class. `add_prompt` and `add_labels` take further ones from any module; the benchmark's
-`register()` then makes tasks and mixtures of them.
+`register()` then makes tasks and mixtures of them. A benchmark's preset may give a prompt of the
+same name other templates.
 """
 
 from __future__ import annotations
@@ -55,14 +56,20 @@ def add_prompt(
     Raises:
       ValueError: the name is not allowed, or taken by another prompt.
     """
-    normal = {
+    _add("prompt", PROMPTS, benchmark, name, normal(templates))
+
+
+def normal(
+    templates: Mapping[str, str | Template | Sequence[str | Template]],
+) -> dict[str, tuple[Template, ...]]:
+    """A prompt as `PROMPTS` holds it, from what `add_prompt` takes."""
+    return {
         task: tuple(
             Template(one) if isinstance(one, str) else one
             for one in ((given,) if isinstance(given, str | Template) else given)
         )
         for task, given in templates.items()
     }
-    _add("prompt", PROMPTS, benchmark, name, normal)
 
 
 def add_labels(name: str, words: Mapping[str, Sequence[str]], benchmark: str = "glue") -> None:

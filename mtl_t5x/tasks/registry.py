@@ -59,9 +59,9 @@ def task_name(benchmark: str, task: str, prompt: str, labels: str) -> str:
     return lookup.SEPARATOR.join((f"{benchmark}_{task}", prompt, labels))
 
 
-def mixture_name(benchmark: str, prompt: str, labels: str) -> str:
+def mixture_name(mixture: str, prompt: str, labels: str) -> str:
     """Returns e.g. `glue.default.semantic`."""
-    return lookup.SEPARATOR.join((benchmark, prompt, labels))
+    return lookup.SEPARATOR.join((mixture, prompt, labels))
 
 
 def check_name(kind: str, name: str) -> None:

@@ -129,9 +129,20 @@ def _dtype(value: str | int | float) -> tf.DType:
     return dtypes[type(value)]
 
 
-def train_or_validation(official_train: Sequence[Row], split: str) -> Sequence[Row]:
-    """Cuts an official train split: `train` is its first 95 %, `validation` the last 5 %."""
+def train_or_validation(
+    official_train: Sequence[Row], split: str, together: str | None = None
+) -> Sequence[Row]:
+    """Cuts an official train split: `train` is its first 95 %, `validation` the last 5 %.
+
+    Args:
+      official_train: its rows, in the official order.
+      split: "train" or "validation".
+      together: a field; neighbours that have it in common stay together, in `validation` where
+        the cut would fall between them.
+    """
     cut = len(official_train) * 95 // 100
+    while together and cut and official_train[cut][together] == official_train[cut - 1][together]:
+        cut -= 1
     if cut == 0:
         raise ValueError(
             f"{len(official_train)} training row(s) cannot be split into 95 % for training and "
@@ -285,6 +296,25 @@ def tfds_rows(name: str, split: str) -> list[Row]:
     except Exception as error:  # whatever the download or the preparation raises
         raise _no_tfds(name, split, error) from error
     return [{key: _python(value) for key, value in row.items()} for row in tfds.as_numpy(dataset)]
+
+
+def tfds_rows_by_idx(name: str, split: str) -> list[Row]:
+    """The rows of `tfds_rows` in the order of the official file.
+
+    TensorFlow Datasets stores them shuffled; their field `idx` is the number of the file's row.
+
+    Raises:
+      ValueError: as `tfds_rows`; besides where rows have no `idx`, or one of another row.
+    """
+    loaded = tfds_rows(name, split)
+    numbers = {row.get("idx") for row in loaded}
+    if len(numbers) < len(loaded) or numbers & {None, -1}:
+        raise ValueError(
+            f"DATA is 'tfds', but the rows of {name!r}, split {split!r}, aren't numbered by `idx`, "
+            "so that their official order, by which training and validation are cut, is lost: set "
+            "DATA to a folder with the official files."
+        )
+    return sorted(loaded, key=lambda row: row["idx"])
 
 
 def tfds_content(name: str, split: str) -> Any:

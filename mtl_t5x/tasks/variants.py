@@ -17,6 +17,10 @@ Build = Callable[
 ]
 
 
+# By prompt and task, as `prompts.PROMPTS` has them of a benchmark.
+Prompts = Mapping[str, Mapping[str, tuple[prompts.Template, ...]]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Variants:
     """What a task's variants have in common.
@@ -28,6 +32,7 @@ class Variants:
       fields: the rows' fields that templates may name.
       classes: the number of classes; 0: no label vocabulary changes the task.
       prompted_as: whose templates and words it uses, where they aren't its own.
+      mixtures: what opens the names of the mixtures that it is in; empty: the benchmark's name.
     """
 
     source: seqio.DataSource
@@ -36,6 +41,7 @@ class Variants:
     fields: Sequence[str]
     classes: int = 0
     prompted_as: str = ""
+    mixtures: Sequence[str] = ()
 
 
 def register(
@@ -43,6 +49,8 @@ def register(
     make: Callable[[], Mapping[str, Variants]],
     data: str,
     vocabulary_path: str,
+    preset: str,
+    presets: Mapping[str, Prompts],
 ) -> None:
     """Registers tasks and mixtures in place of those of other settings; reads no data yet.
 
@@ -51,22 +59,27 @@ def register(
       make: the tasks by name; called where the settings are new.
       data: the setting DATA.
       vocabulary_path: the setting VOCABULARY_PATH.
+      preset: the setting PRESET, a key of `presets`.
+      presets: the prompts that each preset has in place of `prompts.PROMPTS`'s of the same names.
 
     Raises:
       FileNotFoundError: no such folder, or no such vocabulary.
-      ValueError: a prompt or a label vocabulary does not fit its task.
+      ValueError: no such preset, or a prompt or a label vocabulary does not fit its task.
     """
     sources.check_folder(data)
-    settings = (data, vocabulary_path, prompts.snapshot(benchmark))
+    if preset not in presets:
+        raise ValueError(lookup.unknown("PRESET", preset, presets, f" of {benchmark}"))
+    settings = (data, vocabulary_path, preset, prompts.snapshot(benchmark))
     if registry.is_current(benchmark, settings):
         return
     feature = seqio.Feature(vocabularies.load(vocabulary_path), add_eos=True)
     by_name = make()
-    _check(benchmark, {task.prompted_as or name: task for name, task in by_name.items()})
+    prompted = {**prompts.PROMPTS[benchmark], **presets[preset]}
+    _check(benchmark, prompted, {task.prompted_as or name: task for name, task in by_name.items()})
     tasks, mixtures = {}, {}
     for name, task in by_name.items():
         key = task.prompted_as or name
-        for prompt, templates in prompts.PROMPTS[benchmark].items():
+        for prompt, templates in prompted.items():
             for labels, words in prompts.LABELS[benchmark].items():
                 if key not in templates or (task.classes and key not in words):
                     continue
@@ -81,14 +94,15 @@ def register(
                     "metric_fns": task.metric_fns,
                     "output_features": {"inputs": feature, "targets": feature},
                 }
-                mixture = registry.mixture_name(benchmark, prompt, labels)
-                mixtures.setdefault(mixture, []).append(full_name)
+                for mixture in task.mixtures or (benchmark,):
+                    mixture_name = registry.mixture_name(mixture, prompt, labels)
+                    mixtures.setdefault(mixture_name, []).append(full_name)
     registry.replace(benchmark, settings, tasks, mixtures)
 
 
-def _check(benchmark: str, tasks: Mapping[str, Variants]) -> None:
+def _check(benchmark: str, prompted: Prompts, tasks: Mapping[str, Variants]) -> None:
     """Checks every prompt and label vocabulary against the tasks, before any is registered."""
-    for prompt, by_task in prompts.PROMPTS[benchmark].items():
+    for prompt, by_task in prompted.items():
         for name, templates in by_task.items():
             if name not in tasks:
                 raise ValueError(lookup.unknown("task", name, tasks, f" in prompt {prompt!r}"))

@@ -1,7 +1,7 @@
 r"""What steps take on TPUs, by their compiler's estimate: plain and measuring, of several sizes.
 
 python tests/benchmarks/tpu.py [--sizes small base large] [--topologies v5e:2x4 v5e:4x4] \
-    [--fsdp] [--replicated]
+    [--fsdp] [--replicated] [--halves]
 
 Nothing is run, so no TPU is needed: the extra tpu-compiler is, and minutes for each program that
 isn't known yet. Eight tasks of 16 examples, 256 + 16 tokens, in bf16. The last line is JSON.
@@ -44,10 +44,12 @@ def main():
     )
     parser.add_argument("--fsdp", action="store_true", help="parameters in slices, too")
     parser.add_argument("--replicated", action="store_true", help="no state in slices")
+    parser.add_argument("--halves", action="store_true", help="measures halves of batches")
     arguments = parser.parse_args()
     bindings = [
         f"sharding.Mesh.fsdp = {arguments.fsdp}",
         f"sharding.Mesh.shard_optimizer_state = {not arguments.replicated}",
+        f"measure.InTraining.unbiased_window = {10 * arguments.halves}",
     ]
     found = []
     columns = ("plain", "measuring", "over plain", "sent", "memory")

@@ -59,7 +59,7 @@ def test_heads_that_the_tasks_ask_for():
     assert by_name["mnli"] == heads.Classification(3) == by_name["mnli_mismatched"]
     assert by_name["cola"] == heads.Classification(2)
     assert by_name["stsb"] == heads.Regression(0.0, 5.0)
-    tasks = lookup.find_tasks(["decanlp.default.semantic"], register=decanlp.register)
+    tasks = lookup.find_tasks(["decanlp_all.default.semantic"], register=decanlp.register)
     by_name = dict(zip(lookup.short_names(tasks), map(heads.head_of_task, tasks)))
     assert by_name["squad"] == by_name["srl"] == by_name["schema"] == heads.Span()
     assert by_name["zre"] == heads.Span(no_answer="unanswerable")

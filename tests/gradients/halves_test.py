@@ -25,8 +25,9 @@ def new_state():
     return state.replace(step=jnp.int32(0))
 
 
-def take(batch, halves):
-    return step.train_step(new_state(), batch, jax.random.key(0), groups=GROUPS, halves=halves)
+def take(batch, halves, **kwargs):
+    key = jax.random.key(0)
+    return step.train_step(new_state(), batch, key, groups=GROUPS, halves=halves, **kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +76,18 @@ def test_odd_batches_and_pieces_have_no_halves(batch):
     odd = {name: value[:, :3] for name, value in batch.items()}
     with pytest.raises(ValueError, match="BATCH_SIZE = 3 has no halves"):
         take(odd, True)
-    with pytest.raises(ValueError, match="set MICROBATCHES to 1"):
-        step.train_step(
-            new_state(), batch, jax.random.key(0), groups=GROUPS, halves=True, microbatches=2
-        )
+    with pytest.raises(ValueError, match="BATCH_SIZE = 4 .* the 4 parts .* a multiple of 8"):
+        take(batch, True, microbatches=4)
+
+
+def test_microbatches_have_the_same_halves(batch, measured):
+    _, metrics = take(batch, True, microbatches=2)
+    for group, numbers in measured[1]["conflict"].items():
+        expected = numbers["halves"]
+        lengths = np.sqrt(np.diagonal(expected))
+        error = np.abs(metrics["conflict"][group]["halves"] - expected)
+        assert np.all(error <= 1e-5 * np.outer(lengths, lengths)), group
+    np.testing.assert_array_equal(metrics["loss_weights"], measured[1]["loss_weights"])
 
 
 def test_going_on_from_earlier_lines():

@@ -91,6 +91,18 @@ def test_steps_of_an_earlier_attempt_took_no_time_now(tmp_path):
     assert counted.left() == pytest.approx(10 / 100 * (1200 - 681), rel=0.02)
 
 
+def test_a_first_step_which_compiles_tells_no_pace(tmp_path):
+    clock = Clock()
+    run = job(tmp_path, "a")
+    counted = progress.Progress("s", [run], 1, clock=clock)
+    counted.started(run)
+    clock.now += 90
+    log(run, 0)
+    assert counted.left() is None
+    log(run, 100)
+    assert counted.left() == pytest.approx(90 / 101 * (1000 - 101))
+
+
 def test_a_failure_says_why_and_where_to_look(tmp_path, capsys):
     run = job(tmp_path, "a")
     counted = progress.Progress("s", [run], 1)

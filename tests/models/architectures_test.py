@@ -44,6 +44,9 @@ def models():
     ]
 
 
+OWN = architectures.TextToTextID(CONFIG, own_embeddings=True)
+
+
 GROUPS = {"all": "(encoder|token_embedder)/.*", "encoder": one_pass.ENCODER} | dict(
     one_pass.ENCODER_LAYERS
 )
@@ -79,7 +82,9 @@ def init(model, seed: int = 0):
 @pytest.mark.parametrize(
     "remat", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "remat"]
 )
-@pytest.mark.parametrize("model", models(), ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize(
+    "model", [*models(), OWN], ids=["TextToText", "TextToTextID", "Canonical", "own embeddings"]
+)
 def test_task_gradients_are_those_of_separate_passes(model, remat):
     """By leaf and by group; the separate passes are without rematerialisation."""
     params, batch = init(model), a_batch()
@@ -163,6 +168,42 @@ def test_one_checkpoint_gives_every_architecture_one_encoder():
             np.testing.assert_array_equal(ours, np.broadcast_to(whole, (copies, *whole.shape)))
 
 
+def test_own_embeddings():
+    """They start as the encoder's, belong to one task each, and decoding takes them."""
+    start = init(architectures.TextToText(CONFIG), seed=7)
+    params = pretrained.merge(init(OWN, seed=8), start)
+    shared, own = params["token_embedder"], params["decoder"]["token_embedder"]
+    np.testing.assert_array_equal(own["embedding"], np.stack([shared["embedding"]] * TASKS))
+    batch = a_batch()
+    before = losses_of(OWN, params, batch)
+    common = architectures.TextToTextID(CONFIG)
+    without = {**params, "decoder": {**params["decoder"]}}
+    del without["decoder"]["token_embedder"]
+    np.testing.assert_allclose(before, losses_of(common, without, batch), rtol=1e-5)
+    changed = own["embedding"].at[2].multiply(-1.0)
+    params["decoder"]["token_embedder"]["embedding"] = changed
+    same = np.asarray(losses_of(OWN, params, batch)) == np.asarray(before)
+    assert same.tolist() == [task != 2 for task in range(TASKS)]
+    # Greedy decoding goes through the cache; teacher forcing of its answer finds it likeliest.
+    single, own_params = OWN.for_task(params, 2)
+    inputs = batch["encoder_input_tokens"][2]
+    answers = decoding.greedy(own_params, inputs, model=single, max_length=4)
+    given = jnp.pad(answers[:, :-1], ((0, 0), (1, 0)))
+    forced = single.apply({"params": own_params}, inputs, given, method="logits").argmax(-1)
+    ended = np.cumsum(np.asarray(answers) == 1, axis=1) - (np.asarray(answers) == 1) > 0
+    np.testing.assert_array_equal(np.where(ended, 0, forced), answers)
+
+
+def test_uniform_heads_start_within_one_over_the_root_of_the_inputs():
+    model = architectures.Canonical(CONFIG, heads=HEADS, uniform_heads=True)
+    params = nn.meta.unbox(model.init(jax.random.key(0), a_batch()))["params"]
+    drawn = [v for i in (0, 2, 3, 4, 5) for v in jax.tree.leaves(params[f"head_{i}"])]
+    values = np.concatenate([value.ravel() for value in drawn])
+    assert np.abs(values).max() <= 0.25 and np.all(values != 0), "16 features; biases too"
+    # A uniform variable's spread is its bound over the root of 3.
+    np.testing.assert_allclose(values.std(), 0.25 / np.sqrt(3), rtol=0.15)
+
+
 def test_decoders_drawn_at_random_start_equal_too():
     model = architectures.TextToTextID(dataclasses.replace(CONFIG, num_encoder_layers=1))
     boxed = jax.jit(model.init)(jax.random.key(0), a_batch())
@@ -208,13 +249,14 @@ def test_canonical_heads_by_hand():
         found[2], np.mean((linear(2, "score", mean[2])[:, 0] - targets[2, :, 0]) ** 2), rtol=1e-5
     )
     pointers = np.where(mask[4] > 0, linear(4, "span", encoded[4]), -1e10)
-    total = 0.0
+    answers, spans = [], []
     for b in range(BATCH):
         answerable, first, last = targets[4, b].astype(int)
-        total += entropy(linear(4, "answerable", mean[4])[b], answerable)
+        answers.append(entropy(linear(4, "answerable", mean[4])[b], answerable))
         if answerable and first >= 0:
-            total += entropy(pointers[b, :, 0], first) + entropy(pointers[b, :, 1], last)
-    np.testing.assert_allclose(found[4], total / 3 / BATCH, rtol=1e-5)
+            spans.append(entropy(pointers[b, :, 0], first) + entropy(pointers[b, :, 1], last))
+    assert len(spans) == 2, "the span's loss is over the answerable rows only"
+    np.testing.assert_allclose(found[4], (np.mean(answers) + np.mean(spans)) / 3, rtol=1e-5)
 
 
 def test_a_batch_with_other_tasks_than_heads():
@@ -227,6 +269,21 @@ def test_a_span_that_was_lost_teaches_nothing():
     start, end = jnp.zeros((2, 4)), jnp.zeros((2, 4))
     both = losses.span(start, end, jnp.array([[1, 2], [-1, -1]]))
     np.testing.assert_allclose(both, np.log(4) / 2, rtol=1e-6)
+
+
+def test_an_optional_spans_loss_is_that_of_its_parts():
+    """Uneven numbers of answerable rows in the parts: by weights of the whole batch they add up."""
+    model = architectures.Canonical(CONFIG, heads=(heads.Span(no_answer="none"),))
+    batch = {name: values[4:5] for name, values in a_batch().items()}
+    params = random_t5.params_of(model, 0, batch)
+    whole = losses_of(model, params, batch)
+    prepared = model.apply({}, batch, method="before_splitting")
+    parts = [{n: v[:, rows] for n, v in prepared.items()} for rows in (slice(0, 1), slice(1, 3))]
+    weights = [float(model.apply({}, part, method="loss_weights")[0]) for part in parts]
+    found = [float(losses_of(model, params, part)[0]) for part in parts]
+    np.testing.assert_allclose(np.average(found, weights=weights), whole[0], rtol=1e-6)
+    none = {**batch, heads.FEATURE: batch[heads.FEATURE].at[..., 1:].set(-1)}
+    assert np.isfinite(losses_of(model, params, none)).all(), "no row with an answer"
 
 
 def test_each_decoder_answers_its_own_task():

@@ -80,6 +80,10 @@ WIDE = {
         "data 8": {"mesh": sharding.Mesh()},
         "fsdp 4 x model 2": {"mesh": sharding.Mesh(4, 2, fsdp=True)},
     },
+    "id, own embeddings": {
+        "one device": {"mesh": None},
+        "fsdp 4 x model 2": {"mesh": sharding.Mesh(4, 2, fsdp=True)},
+    },
     "canonical": {
         "one device": {"mesh": None},
         "data 8": {"mesh": sharding.Mesh()},
@@ -91,6 +95,7 @@ MODELS = {
     "text, 6 tasks": (TEXT, 6, BOTH),
     "text, 2 tasks": (TEXT, 2, BOTH),
     "id": (architectures.TextToTextID(CONFIG), 8, ENCODER),
+    "id, own embeddings": (architectures.TextToTextID(CONFIG, own_embeddings=True), 8, ENCODER),
     "canonical": (architectures.Canonical(CONFIG, heads=KINDS), 8, ENCODER),
 }
 
@@ -201,6 +206,19 @@ def fixed_points() -> dict[str, dict]:
     return points
 
 
+def halves() -> dict[str, list]:
+    """The Gram matrix of the halves of two tasks of eight examples: four devices share a task, and
+    each has a half of its two. One device finds the same with the examples in that order."""
+    batch, order = a_batch(2), [0, 2, 4, 6, 1, 3, 5, 7]
+    ordered = {name: value[:, order] for name, value in batch.items()}
+    found = {}
+    for name, mesh, given in (("one device", None, ordered), ("data 8", sharding.Mesh(), batch)):
+        state, placed, layout = on_mesh(TEXT, given, mesh)
+        _, metrics = step.train_step(state, placed, KEY, groups=BOTH, layout=layout, halves=True)
+        found[name] = [group["halves"].tolist() for group in metrics["conflict"].values()]
+    return found
+
+
 def decoded() -> dict[str, float]:
     """Greedy decoding by eight devices against one: the same tokens, and a device's share."""
     state, _, layout = on_mesh(TEXT, a_batch(8), sharding.Mesh())
@@ -239,6 +257,7 @@ def main(folder: pathlib.Path, wide: bool) -> None:
         facts["decoded"] = decoded()
     else:
         facts["points"] = fixed_points()
+        facts["halves"] = halves()
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

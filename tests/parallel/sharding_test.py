@@ -129,6 +129,14 @@ def test_a_fixed_point_is_measured_alike(wide, mesh, kind):
             np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * expected.max())
 
 
+@pytest.mark.slow
+def test_halves_over_devices_that_share_a_task(wide):
+    one, several = (np.array(found) for found in facts(wide)["halves"].values())
+    lengths = np.sqrt(np.diagonal(one, axis1=1, axis2=2))
+    assert one.shape == (2, 4, 4)
+    assert np.all(np.abs(several - one) <= 1e-5 * lengths[:, :, None] * lengths[:, None, :])
+
+
 @pytest.mark.parametrize("devices", ["4", "2 x 2", "2", "1"])
 @pytest.mark.slow
 def test_a_checkpoint_of_eight_restores_on_fewer(narrow, devices):

@@ -15,7 +15,7 @@ from mtl_t5x.report import folders, page, plots, report, tables
 
 COLUMNS = (
     "architecture,prompt,labels,task,metric,single_mean,single_sd,multi_mean,multi_sd,"
-    "relative_transfer_percent,ci95_low,ci95_high,seeds"
+    "relative_transfer_percent,ci95_low,ci95_high,seeds,baseline"
 )
 TASKS = ("cola", "mnli")
 VARIANT = ("text_to_text", "default", "semantic")
@@ -56,8 +56,9 @@ def write_run(workdir, kind, tasks, seed, test=None, lines=(), variant=VARIANT):
     }
 
 
-def write_study(workdir, runs):
-    record = {"name": "small", "config": {"data": "mini", "train_steps": 20}, "runs": runs}
+def write_study(workdir, runs, config=None):
+    config = {"data": "mini", "train_steps": 20, **(config or {})}
+    record = {"name": "small", "config": config, "runs": runs}
     (workdir / "study.json").write_text(json.dumps(record))
 
 

@@ -29,6 +29,7 @@ def test_listing(capsys):
         expected |= {f"{name}_{task}.null.semantic" for task in benchmark.TASKS}
         assert expected <= set(out.split())
     assert {"diverse", "glue.diverse.distinct_letters"} <= set(out.split())
+    assert "decanlp_all.null.semantic" in out.split()
 
 
 def test_decanlp_from_files(capsys, shared):

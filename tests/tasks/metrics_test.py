@@ -77,14 +77,21 @@ def test_correlations(seed):
     )
 
 
-@pytest.mark.parametrize("metric", SCORE_METRICS)
-def test_unparsed_scores_never_help(metric):
+def test_an_unparsed_score_is_correlated_as_minus_one():
+    # By hand: targets 0, 1, 2 and predictions 0, 1, -1 have the sums of products -1, 2 and 2.
+    for metric in SCORE_METRICS:
+        assert value(metric, [0.0, 1.0, 2.0], [0.0, 1.0, -1.0]) == pytest.approx(-50)
     targets = np.arange(26) / 5
-    assert value(metric, targets, targets) == pytest.approx(100)
-    for place in range(26):
+    assert value(metrics.pearson_corrcoef, targets, targets) == pytest.approx(100)
+    for place in (0, 12, 25):
         predictions = targets.copy()
         predictions[place] = -1.0
-        assert value(metric, targets, predictions) == pytest.approx(100 * 25 / 26)
+        assert value(metrics.pearson_corrcoef, targets, predictions) == pytest.approx(
+            100 * np.corrcoef(targets, predictions)[0, 1]
+        )
+        assert value(metrics.spearman_corrcoef, targets, predictions) == pytest.approx(
+            100 * np.corrcoef(rank(targets), rank(predictions))[0, 1]
+        )
 
 
 @pytest.mark.parametrize("metric", CLASS_METRICS)
@@ -107,7 +114,7 @@ def test_all_right_and_all_unparsed_classes(metric):
 @pytest.mark.parametrize("metric", SCORE_METRICS)
 def test_constant_or_unparsed_scores_are_zero(metric):
     targets = [0.0, 2.5, 5.0]
-    for predictions in ([-1.0] * 3, [2.0] * 3, [1.0, -1.0, -1.0]):
+    for predictions in ([-1.0] * 3, [2.0] * 3):
         assert value(metric, targets, predictions) == 0
     assert value(metric, [2.0] * 3, targets) == 0
 

@@ -42,11 +42,18 @@ def test_null_is_the_bare_sentences():
 
 
 def test_letters():
-    for words in LABELS["shared_letters"].values():
-        assert words == tuple("ABC"[: len(words)])
-    letters = [word for words in LABELS["distinct_letters"].values() for word in words]
-    assert len(letters) == len(set(letters)) == 15
-    assert all(len(letter) == 1 for letter in letters)
+    joined = {
+        name: {task: "".join(words) for task, words in LABELS[name].items()} for name in LABELS
+    }
+    assert joined["shared_letters"] == dict.fromkeys(CLASSIFIED, "zy") | {"mnli": "zxy"}
+    assert joined["distinct_letters"] == {
+        "cola": "zy", "rte": "wv", "mnli": "uts", "mrpc": "rq", "qnli": "po", "qqp": "nm",
+        "sst2": "lk",
+    }  # fmt: skip
+    # Contradiction, and not neutral, shares its letter with "not".
+    shared, words = LABELS["shared_letters"], LABELS["semantic"]
+    letter = dict(zip(words["mnli"], shared["mnli"], strict=True))
+    assert letter["contradiction"] == shared["rte"][words["rte"].index("not_entailment")]
 
 
 @pytest.mark.parametrize("name", list(GLUE["diverse"]))

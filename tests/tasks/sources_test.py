@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from mtl_t5x.tasks import sources
+from mtl_t5x.tasks.glue import glue
 
 
 def write(path, text, encoding="utf-8"):
@@ -180,6 +181,37 @@ def test_tfds_rows_are_plain_python(monkeypatch):
     assert sources.tfds_rows("glue/cola", "train") is rows
     assert loaded == [("glue/cola", "train", False)]
     sources.tfds_rows.cache_clear()
+
+
+def test_shuffled_tfds_rows_are_put_in_the_official_order(monkeypatch):
+    order = np.random.default_rng(0).permutation(100)
+
+    def shuffled(name, split):
+        assert (name, split) == ("glue/cola", "train")
+        return [{"sentence": f"line {i}", "label": int(i) % 2, "idx": int(i)} for i in order]
+
+    monkeypatch.setattr(sources, "tfds_rows", shuffled)
+    glue.official_rows.cache_clear()
+    train, validation = (glue.rows("tfds", "cola", split) for split in ("train", "validation"))
+    glue.official_rows.cache_clear()
+    assert [row["sentence"] for row in train] == [f"line {i}" for i in range(95)]
+    assert [row["idx"] for row in validation] == [95, 96, 97, 98, 99]
+    for lost in ({}, {"idx": -1}, {"idx": 7}):
+        rows = [{"label": 0} | lost] * 2
+        monkeypatch.setattr(sources, "tfds_rows", lambda name, split, rows=rows: rows)
+        with pytest.raises(ValueError, match="aren't numbered by `idx`.*set DATA to a folder"):
+            sources.tfds_rows_by_idx("glue/cola", "train")
+
+
+def test_a_cut_can_keep_neighbours_together():
+    rows = [{"context": f"{i // 3}", "idx": i} for i in range(30)]
+    train, validation = (
+        sources.train_or_validation(rows, split, "context") for split in ("train", "validation")
+    )
+    # 95 % are 28 rows: the last paragraph begins with row 27.
+    assert (len(train), len(validation)) == (27, 3)
+    with pytest.raises(ValueError, match="cannot be split"):
+        sources.train_or_validation(rows[:3], "train", "context")
 
 
 def test_tfds_failure_names_setting(monkeypatch):

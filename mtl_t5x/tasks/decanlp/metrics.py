@@ -1,7 +1,9 @@
 """DecaNLP's metrics on a scale of 0 to 100, and the count of answers that are none.
 
-Targets and predictions are what `decanlp_postprocessors` makes. An empty text and a query or
-state change that cannot be read are unparsed: they are wrong everywhere, whatever the target.
+Those whose names begin with `reference_` are computed as Mueller et al. (2022) do, beside ours of
+the same name. Targets and predictions are what `decanlp_postprocessors` makes. An empty text and a
+query or state change that cannot be read are unparsed: they are wrong everywhere, whatever the
+target.
 
 A right answer scores 100, but for those with characters that the vocabulary lacks or rewrites
 (T5's has no `Ö` and no `ş`, and writes `½` as `1⁄2`), summaries of one word, in which ROUGE-2
@@ -50,6 +52,24 @@ def f1(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Metrics:
     return {"f1": _mean_of_best(_word_f1, targets, predictions)}
 
 
+def reference_exact_match(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Metrics:
+    """`exact_match` with the first answer alone."""
+    return {"reference_exact_match": _mean_of_best(_same, _first_of(targets), predictions)}
+
+
+def reference_f1(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Metrics:
+    """`f1` with the first answer alone; 0 where it and the prediction have no word left."""
+
+    def score(answer: str, prediction: str) -> float:
+        return _word_f1(answer, prediction) if answer and prediction else 0.0
+
+    return {"reference_f1": _mean_of_best(score, _first_of(targets), predictions)}
+
+
+def _first_of(targets: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    return [answers[:1] for answers in targets]
+
+
 def _mean_of_best(
     score: Callable[[str, str], float],
     targets: Sequence[Sequence[str]],
@@ -77,9 +97,19 @@ def _word_f1(answer: str, prediction: str) -> float:
 
 def bleu(targets: Sequence[str], predictions: Sequence[str]) -> Metrics:
     """Corpus BLEU of sacrebleu with its defaults: cased, tokenisation 13a, 4-grams."""
+    return {"bleu": _bleu(targets, predictions, lowercase=False)}
+
+
+def reference_bleu(targets: Sequence[str], predictions: Sequence[str]) -> Metrics:
+    """`bleu` of lower-cased text."""
+    return {"reference_bleu": _bleu(targets, predictions, lowercase=True)}
+
+
+def _bleu(targets: Sequence[str], predictions: Sequence[str], lowercase: bool) -> float:
     # `force` keeps sacrebleu from remarking that texts look tokenised.
-    score = sacrebleu.corpus_bleu(list(predictions), [list(targets)], force=True)
-    return {"bleu": score.score}
+    return sacrebleu.corpus_bleu(
+        list(predictions), [list(targets)], force=True, lowercase=lowercase
+    ).score
 
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -90,15 +120,33 @@ def rouge(targets: Sequence[str], predictions: Sequence[str]) -> Metrics:
 
     ROUGE-L takes a summary as one sequence.
     """
-    scorer = rouge_scorer.RougeScorer(_ROUGE, use_stemmer=True)
+    means = _rouge(_ROUGE, targets, predictions)
+    return {"rouge": sum(means.values()) / len(means), **means}
+
+
+def reference_rouge(targets: Sequence[str], predictions: Sequence[str]) -> Metrics:
+    """As ROUGE-1.5.5 with stemming has them, where every "." ends a sentence: the mean of the three
+    F-measures and that of ROUGE-L, whose common subsequences are those of pairs of sentences (Lin
+    2004, section 3.2). ROUGE-1 and ROUGE-2 know no sentences: they are those of `rouge`."""
+    split = [[text.replace(".", "\n") for text in texts] for texts in (targets, predictions)]
+    means = _rouge(("rouge1", "rouge2", "rougeLsum"), *split)
+    return {
+        "reference_rouge": sum(means.values()) / len(means),
+        "reference_rougeL": means["rougeLsum"],
+    }
+
+
+def _rouge(
+    names: Sequence[str], targets: Sequence[str], predictions: Sequence[str]
+) -> dict[str, float]:
+    scorer = rouge_scorer.RougeScorer(names, use_stemmer=True)
     scores = [
         scorer.score(target, prediction)
         for target, prediction in zip(targets, predictions, strict=True)
     ]
-    means = {
-        name: 100 * sum(score[name].fmeasure for score in scores) / len(scores) for name in _ROUGE
+    return {
+        name: 100 * sum(score[name].fmeasure for score in scores) / len(scores) for name in names
     }
-    return {"rouge": sum(means.values()) / len(means), **means}
 
 
 def corpus_f1(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> Metrics:
@@ -128,7 +176,19 @@ def logical_form_em(
     targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any] | None]
 ) -> Metrics:
     """Share of queries with the right column, aggregate and set of conditions, in %."""
-    return {"logical_form_em": _share_equal(targets, predictions)}
+    plain = [[one and _without_order(one) for one in queries] for queries in (targets, predictions)]
+    return {"logical_form_em": _share_equal(*plain)}
+
+
+def reference_logical_form_em(
+    targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any] | None]
+) -> Metrics:
+    """`logical_form_em` where the conditions must stand in the target's order, in %."""
+    return {"reference_logical_form_em": _share_equal(targets, predictions)}
+
+
+def _without_order(query: Mapping[str, Any]) -> dict[str, Any]:
+    return {**query, "conds": set(map(tuple, query["conds"]))}
 
 
 def turn_request_em(

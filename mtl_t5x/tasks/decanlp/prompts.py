@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-import string
-
 from mtl_t5x.tasks.decanlp.rows import NLI_LABELS, SENTIMENTS
-from mtl_t5x.tasks.prompts import add_labels, add_prompt
+from mtl_t5x.tasks.prompts import add_labels, add_prompt, normal
 
 BENCHMARK = "decanlp"
 TASKS = (
@@ -35,15 +32,43 @@ add_prompt(
     BENCHMARK,
 )
 
+# The paper's prompts, the context first: those of its canonical models, which are `null` here, and
+# those of its text-to-text models, in which MultiNLI's premise is called context and its hypothesis
+# premise. WikiSQL's question is part of the context. WOZ, which the paper leaves out, is prompted
+# in the same manner.
+_QUESTION_TASKS = dict.fromkeys(("squad", "srl", "zre", "schema"), "{context} {question}")
+PRESETS = {
+    "default": {},
+    "paper": {
+        "null": normal(
+            {
+                **_QUESTION_TASKS,
+                "iwslt": "{context}",
+                "cnn_dailymail": "{context}",
+                "multinli": "{premise} {hypothesis}",
+                "sst": "{context}",
+                "wikisql": "{context}-- {question}",
+                "woz": "{context}",
+            }
+        ),
+        "default": normal(
+            {
+                **_QUESTION_TASKS,
+                "iwslt": "{context} Translate from English to German",
+                "cnn_dailymail": "{context} What is the summary?",
+                "multinli": "Context: {premise} Premise: {hypothesis} -- entailment, neutral, or "
+                "contradiction?",
+                "sst": "{context} Is this review negative or positive?",
+                "wikisql": "{context}-- {question} What is the translation from English to SQL?",
+                "woz": "{context} {question}",
+            }
+        ),
+    },
+}
+
 _WORDS = {"multinli": NLI_LABELS, "sst": SENTIMENTS}
-_ALPHABET = iter(string.ascii_uppercase)
 
 add_labels("semantic", _WORDS, BENCHMARK)
-add_labels(
-    "shared_letters", {task: "ABC"[: len(words)] for task, words in _WORDS.items()}, BENCHMARK
-)
-add_labels(
-    "distinct_letters",
-    {task: tuple(itertools.islice(_ALPHABET, len(words))) for task, words in _WORDS.items()},
-    BENCHMARK,
-)
+# GLUE's letters; the paper has none for DecaNLP.
+add_labels("shared_letters", {"multinli": ("z", "x", "y"), "sst": ("z", "y")}, BENCHMARK)
+add_labels("distinct_letters", {"multinli": ("z", "y", "x"), "sst": ("w", "v")}, BENCHMARK)

@@ -23,7 +23,10 @@ def rows(task: str, split: str) -> Sequence[Row]:
       ValueError: TensorFlow Datasets does not have the task, or cannot load it.
     """
     name, splits, convert = _set(task)
-    loaded = sources.tfds_rows(name, splits[split])
+    load = sources.tfds_rows_by_idx if name.startswith("glue/") else sources.tfds_rows
+    loaded = load(name, splits[split])
+    if task == "squad":
+        loaded = by_paragraph(loaded)
     return [{**convert(row), "idx": index} for index, row in enumerate(loaded)]
 
 
@@ -46,6 +49,15 @@ def _set(task: str) -> tuple[str, Mapping[str, str], Callable[[Row], Row]]:
     return _SETS[task]
 
 
+def by_paragraph(rows: Sequence[Row]) -> list[Row]:
+    """Rows of TFDS' `squad`, which stores them shuffled, in an order by article and paragraph.
+
+    The official order can't be had from them, but what it gives can: articles and paragraphs that
+    are whole, so that a cut parts two of them.
+    """
+    return sorted(rows, key=lambda row: (row["title"], row["context"], row["id"]))
+
+
 def squad(row: Row) -> Row:
     """Converts a row of TFDS' `squad`."""
     answers = row["answers"]
@@ -55,7 +67,7 @@ def squad(row: Row) -> Row:
 
 
 def multinli(row: Row) -> Row:
-    """Converts a row of TFDS' `multi_nli`, which has decaNLP's order of classes."""
+    """Converts a row of TFDS' `glue/mnli`, which has decaNLP's order of classes."""
     return decanlp_rows.multinli(row["premise"], row["hypothesis"], row["label"])
 
 
@@ -67,7 +79,9 @@ def cnn_dailymail(row: Row) -> Row:
 
 _SETS: Mapping[str, tuple[str, Mapping[str, str], Callable[[Row], Row]]] = {
     "squad": ("squad", {"train": "train", "test": "validation"}, squad),
-    "multinli": ("multi_nli", {"train": "train", "test": "validation_matched"}, multinli),
+    # GLUE's MNLI is MultiNLI without the rows that have no gold label; `multi_nli` is shuffled, and
+    # doesn't number its rows.
+    "multinli": ("glue/mnli", {"train": "train", "test": "validation_matched"}, multinli),
     "cnn_dailymail": (
         "cnn_dailymail",
         {split: split for split in ("train", "validation", "test")},

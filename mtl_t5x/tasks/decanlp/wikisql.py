@@ -58,18 +58,16 @@ def normalise(query: Query, header: Sequence[str]) -> dict[str, Any]:
     """Brings a query into the form that is compared.
 
     Columns of the same name are the first of them, as texts cannot tell them apart; values are
-    lower-case texts with single spaces; conditions are in an order of their own, repeated ones
-    once.
+    lower-case texts with single spaces; conditions keep their order.
     """
     names = [_plain(name) for name in header]
-    conditions = {
-        (names.index(names[column]), operator, _plain(str(value)))
-        for column, operator, value in query["conds"]
-    }
     return {
         "sel": names.index(names[query["sel"]]),
         "agg": query["agg"],
-        "conds": [list(condition) for condition in sorted(conditions)],
+        "conds": [
+            [names.index(names[column]), operator, _plain(str(value))]
+            for column, operator, value in query["conds"]
+        ],
     }
 
 

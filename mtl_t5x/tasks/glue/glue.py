@@ -3,6 +3,9 @@
 Tasks are named `glue_<task>.<prompt>.<labels>`, mixtures `glue.<prompt>.<labels>`. Splits are
 those of the paper: `train` is the first 95 % of the official training split, `validation` the
 rest, `test` the official development split.
+
+Under the preset `paper` the prompt `default` is the paper's, and STS-B's scores are written with
+one decimal and compared with the gold scores as they are, where T5 rounds both to 0.2.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from etils import epath
 
 from mtl_t5x.data import fingerprint
 from mtl_t5x.tasks import metrics, postprocessors, preprocessors, prompts, sources, variants
-from mtl_t5x.tasks.glue import prompts as glue_prompts  # noqa: F401, fills PROMPTS and LABELS
+from mtl_t5x.tasks.glue import prompts as glue_prompts
 
 BENCHMARK = "glue"
 
@@ -150,7 +153,7 @@ def official_rows(data: str, task: str, official_split: str) -> Sequence[sources
 
         return mini.rows(task, official_split)
     if data == "tfds":
-        return sources.tfds_rows(f"glue/{task}", official_split)
+        return sources.tfds_rows_by_idx(f"glue/{task}", official_split)
     return _file_rows(epath.Path(data), TASKS[task], official_split)
 
 
@@ -172,16 +175,17 @@ def _file_rows(folder: epath.Path, task: GlueTask, official_split: str) -> list[
     return rows_read
 
 
-def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
+def register(data: str = "mini", vocabulary_path: str = "mini", preset: str = "default") -> None:
     """Registers every task and mixture, in place of those of other settings; reads no data yet.
 
     Args:
       data: the setting DATA: "mini", "tfds", or a folder with the official TSVs.
       vocabulary_path: the setting VOCABULARY_PATH, see `vocabularies.load`.
+      preset: the setting PRESET: "default", or "paper" for the choices of Mueller et al. (2022).
 
     Raises:
       FileNotFoundError: no such folder, or no such vocabulary.
-      ValueError: a prompt or a label vocabulary does not fit its task.
+      ValueError: no such preset, or a prompt or a label vocabulary does not fit its task.
     """
     variants.register(
         BENCHMARK,
@@ -193,7 +197,7 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
                     content=functools.partial(content, data, name),
                 ),
                 metric_fns=task.metric_fns,
-                build=_build,
+                build=functools.partial(_build, preset),
                 fields=tuple(task.columns),
                 classes=len(task.values),
                 prompted_as=task.official,
@@ -202,14 +206,18 @@ def register(data: str = "mini", vocabulary_path: str = "mini") -> None:
         },
         data,
         vocabulary_path,
+        preset,
+        glue_prompts.PRESETS,
     )
 
 
 def _build(
-    templates: Sequence[prompts.Template], labels: str, words: Sequence[str]
+    preset: str, templates: Sequence[prompts.Template], labels: str, words: Sequence[str]
 ) -> tuple[Sequence[Callable], Callable]:
     if not words:
-        return preprocessors.preprocessors(templates, preprocessors.score), postprocessors.Score()
+        exact = preset == "paper"
+        target = preprocessors.exact_score if exact else preprocessors.score
+        return preprocessors.preprocessors(templates, target), postprocessors.Score(exact)
     table = prompts.answers(templates, labels, words)
     return (
         preprocessors.preprocessors(templates, preprocessors.class_words(table)),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import string
-
-from mtl_t5x.tasks.prompts import Template, add_labels, add_prompt
+from mtl_t5x.tasks.prompts import Template, add_labels, add_prompt, normal
 
 add_prompt(
     "null",
@@ -35,6 +32,26 @@ add_prompt(
         "stsb": "stsb sentence1: {sentence1} sentence2: {sentence2}",
     },
 )
+
+# What `default` is under each preset, where it isn't the above. The paper's is that of its code, to
+# the letter: three spaces between the parts, and MNLI's two sentences in each other's place.
+PRESETS = {
+    "default": {},
+    "paper": {
+        "default": normal(
+            {
+                "cola": "cola sentence: {sentence}",
+                "mnli": "mnli hypothesis: {premise}   premise: {hypothesis}",
+                "mrpc": "mrpc sentence1: {sentence1}   sentence2: {sentence2}",
+                "qnli": "qnli question: {question}   sentence: {sentence}",
+                "qqp": "qqp question1: {question1}   question2: {question2}",
+                "rte": "rte sentence1: {sentence1}   sentence2: {sentence2}",
+                "sst2": "sst2 sentence: {sentence}",
+                "stsb": "stsb sentence1: {sentence1}   sentence2: {sentence2}",
+            }
+        )
+    },
+}
 
 # Answers by class index, short enough for 16 targets even in bytes.
 add_prompt(
@@ -205,11 +222,31 @@ _WORDS = {
     "rte": ("entailment", "not_entailment"),
     "sst2": ("negative", "positive"),
 }
-_ALPHABET = iter(string.ascii_uppercase)
 
 add_labels("semantic", _WORDS)
-add_labels("shared_letters", {task: "ABC"[: len(words)] for task, words in _WORDS.items()})
+# The letters of Mueller et al. (2022). MNLI's contradiction, and not its neutral, shares the letter
+# of the second of two classes, which is "not" in the tasks of entailment.
+add_labels(
+    "shared_letters",
+    {
+        "cola": ("z", "y"),
+        "mnli": ("z", "x", "y"),
+        "mrpc": ("z", "y"),
+        "qnli": ("z", "y"),
+        "qqp": ("z", "y"),
+        "rte": ("z", "y"),
+        "sst2": ("z", "y"),
+    },
+)
 add_labels(
     "distinct_letters",
-    {task: tuple(itertools.islice(_ALPHABET, len(words))) for task, words in _WORDS.items()},
+    {
+        "cola": ("z", "y"),
+        "mnli": ("u", "t", "s"),
+        "mrpc": ("r", "q"),
+        "qnli": ("p", "o"),
+        "qqp": ("n", "m"),
+        "rte": ("w", "v"),
+        "sst2": ("l", "k"),
+    },
 )

@@ -6,6 +6,7 @@ import json
 import pytest
 import seqio
 
+from mtl_t5x.data import lookup
 from mtl_t5x.tasks import prompts, registry, sources
 from mtl_t5x.tasks.decanlp import decanlp
 from mtl_t5x.tasks.decanlp import rows as decanlp_rows
@@ -103,10 +104,14 @@ def test_what_is_registered():
     assert set(tasks) == {
         f"decanlp_{name}.{prompt}.{labels}" for prompt, labels, name in COMBINATIONS
     }
-    assert len(mixtures) == 6
+    assert len(mixtures) == 2 * 6
+    paper = {
+        "squad", "iwslt", "cnn_dailymail", "multinli", "sst", "srl", "zre", "schema", "wikisql",
+    }  # fmt: skip
     for mixture in mixtures:
         found = seqio.get_mixture_or_task(mixture)
-        assert len(found.tasks) == 10
+        expected = paper if mixture.startswith("decanlp.") else paper | {"woz"}
+        assert set(lookup.short_names(found.tasks)) == expected
         assert set(found.splits) == {"train", "validation", "test"}
     headlines = {name: task.metric_fns[0].__name__ for name, task in decanlp.TASKS.items()}
     assert headlines == {
@@ -157,10 +162,10 @@ def test_prompts_as_the_model_sees_them(name):
 
 def test_labels_as_the_model_sees_them():
     for name, labels, words in (
-        ("sst", "shared_letters", "AB"),
-        ("multinli", "shared_letters", "ABC"),
-        ("multinli", "distinct_letters", "ABC"),
-        ("sst", "distinct_letters", "DE"),
+        ("sst", "shared_letters", "zy"),
+        ("multinli", "shared_letters", "zxy"),
+        ("multinli", "distinct_letters", "zyx"),
+        ("sst", "distinct_letters", "wv"),
     ):
         rows = decanlp.rows("mini", name, "validation")[:20]
         _, targets = texts(f"decanlp_{name}.null.{labels}")
@@ -268,7 +273,7 @@ TFDS = {
         "question": "Who  sat?",
         "answers": {"text": ["cat", "A cat"], "answer_start": [2, 0]},
     },
-    "multi_nli": {"premise": "P.", "hypothesis": "H.", "label": 1},
+    "glue/mnli": {"premise": "P.", "hypothesis": "H.", "label": 1},
     "cnn_dailymail": {"article": "One.\nTwo.", "highlights": "One .\nTwo .", "id": "1"},
 }
 
@@ -278,7 +283,11 @@ def test_tfds_rows_become_ours(monkeypatch):
 
     def fake(name, split):
         asked.append((name, split))
-        return [TFDS[name]] * 20
+        # As stored, in no order; SQuAD's are four paragraphs of five questions.
+        given = [TFDS[name] | {"idx": i} for i in range(20)]
+        if name == "squad":
+            given = [row | {"context": f"A cat sat. {row['idx'] % 4}"} for row in given]
+        return given[7:] + given[:7]
 
     monkeypatch.setattr(sources, "tfds_rows", fake)
     decanlp_tfds.rows.cache_clear()
@@ -288,11 +297,13 @@ def test_tfds_rows_become_ours(monkeypatch):
     }
     decanlp_tfds.rows.cache_clear()
     counts = {name: [len(part) for part in split.values()] for name, split in rows.items()}
-    assert counts == {"squad": [19, 1, 20], "multinli": [19, 1, 20], "cnn_dailymail": [20] * 3}
+    assert counts == {"squad": [15, 5, 20], "multinli": [19, 1, 20], "cnn_dailymail": [20] * 3}
+    contexts = {split: {row["context"] for row in part} for split, part in rows["squad"].items()}
+    assert not contexts["train"] & contexts["validation"]
     assert ("squad", "validation") in asked
-    assert ("multi_nli", "validation_matched") in asked
+    assert ("glue/mnli", "validation_matched") in asked
     assert rows["squad"]["test"][3] == {
-        **decanlp_rows.squad("A cat sat.", "Who sat?", ["cat", "A cat"], [2, 0]),
+        **decanlp_rows.squad("A cat sat. 0", "Who sat?", ["cat", "A cat"], [2, 0]),
         "idx": 3,
     }
     assert rows["multinli"]["test"][0]["answer"] == "neutral"

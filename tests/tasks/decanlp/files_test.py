@@ -217,7 +217,7 @@ def test_wikisql_writes_columns_and_query_in_words(folder):
     assert row["answer"] == expected
     query, header = decanlp_wikisql.from_json(row["query"])
     assert header == HEADER
-    assert query == {"sel": 0, "agg": 3, "conds": [[1, 0, "a b"], [2, 1, "3.5"]]}
+    assert query == {"sel": 0, "agg": 3, "conds": [[2, 1, "3.5"], [1, 0, "a b"]]}
 
 
 def test_woz_tells_what_a_turn_changes(folder):

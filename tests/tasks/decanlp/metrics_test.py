@@ -84,6 +84,15 @@ def test_bleu_of_small_cases_by_hand():
     assert tight == pytest.approx(100)
 
 
+def test_the_papers_bleu_knows_no_case():
+    target, prediction = "The cat Sat down here", "the Cat sat up HERE"
+    precisions = [4 / 5, 2 / 4, 1 / 3, 1 / 2 / 2]
+    expected = 100 * math.prod(precisions) ** 0.25
+    found = metrics.reference_bleu([target], [prediction])
+    assert found == {"reference_bleu": pytest.approx(expected)}
+    assert metrics.bleu([target], [prediction])["bleu"] < found["reference_bleu"]
+
+
 def f_measure(same, expected, found):
     precision, recall = same / found, same / expected
     return 2 * precision * recall / (precision + recall)
@@ -102,6 +111,35 @@ def test_rouge_of_small_cases_by_hand():
     assert list(found.values()) == pytest.approx([100 * 5 / 12, 100, 0, 25])
     both = metrics.rouge(["a b c d", target], ["d c b a", ""])
     assert list(both.values()) == pytest.approx([score / 2 for score in found.values()])
+
+
+def test_the_papers_rouge_l_takes_pairs_of_sentences():
+    # Lin (2004), section 3.2: of w1…w5, the common subsequences with the two sentences are w1 w2
+    # and w1 w3 w5, in all four words. The second reference sentence has none.
+    target, prediction = "aa bb cc dd ee. zz.", "aa bb ff gg hh. aa cc ii jj ee."
+    scores = [f_measure(4, 6, 10), f_measure(1, 5, 9), f_measure(4, 6, 10)]
+    found = metrics.reference_rouge([target], [prediction])
+    expected = {"reference_rouge": sum(scores) / 3, "reference_rougeL": scores[2]}
+    assert found == pytest.approx({name: 100 * score for name, score in expected.items()})
+    ours = metrics.rouge([target], [prediction])
+    assert [ours["rouge1"], ours["rouge2"]] == pytest.approx([100 * score for score in scores[:2]])
+    # The order of sentences is nothing to it.
+    assert metrics.reference_rouge(["a b. c d."], ["c d. a b."])["reference_rougeL"] == 100
+    assert metrics.rouge(["a b. c d."], ["c d. a b."])["rougeL"] == 50
+
+
+def test_the_papers_scores_of_answers_take_the_first_alone():
+    answers = [["red cat", "cat"], ["dog"], ["the", "a"]]
+    predictions = ["cat", "dog", "the"]
+    assert metrics.f1(answers, predictions)["f1"] == 100
+    assert metrics.exact_match(answers, predictions)["exact_match"] == 100
+    # 2/3, 1, and no word in common where none is left.
+    expected = pytest.approx(100 * (2 / 3 + 1 + 0) / 3)
+    assert metrics.reference_f1(answers, predictions) == {"reference_f1": expected}
+    expected = pytest.approx(100 * 2 / 3)
+    assert metrics.reference_exact_match(answers, predictions) == {
+        "reference_exact_match": expected
+    }
 
 
 def zero_shot_f1(answers, predictions):
@@ -146,6 +184,19 @@ def test_logical_forms_are_right_as_a_whole():
     wrong = [query(1, 2, [0, 0, "x"]), query(0, 2, *target["conds"]), query(1, 0), None]
     found = metrics.logical_form_em([target] * 5, [dict(target), *wrong])
     assert found == {"logical_form_em": 20.0}
+
+
+def test_the_papers_logical_forms_have_their_conditions_in_order():
+    first, second = [0, 0, "x"], [1, 1, "3"]
+    target = query(1, 2, first, second)
+    given = [
+        query(1, 2, first, second),
+        query(1, 2, second, first),
+        query(1, 2, first, first, second),
+    ]
+    assert metrics.logical_form_em([target] * 4, [*given, None]) == {"logical_form_em": 75.0}
+    found = metrics.reference_logical_form_em([target] * 4, [*given, None])
+    assert found == {"reference_logical_form_em": 25.0}
 
 
 def change(inform=None, request=(), **place):

@@ -1,0 +1,82 @@
+"""What a model makes of examples whose answers it is given: its loss, and its guess at every token.
+
+The original scores its text tasks by such guesses: every one follows the gold answer up to there,
+so the scores are above those of decoding.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jaxtyping import Array, Float, Int, Shaped
+
+Examples = Mapping[str, Shaped[np.ndarray, "example *_"]]
+
+
+def over_examples(
+    params: Any,
+    examples: Examples,
+    *,
+    model: nn.Module,
+    batch_size: int,
+    place: Callable[[np.ndarray], Any],
+    guess: bool,
+) -> tuple[float, Int[np.ndarray, "example targets"] | None]:
+    """(loss over all the examples, the likeliest token at every position of their answers).
+
+    The loss is the mean that the model trains on, over the tokens or the examples of all batches
+    together. Several processes share the examples, and each gets what the others found.
+
+    Args:
+      params: of the model.
+      examples: of one task, under the names of a batch.
+      model: what answers this task alone, as an architecture's `for_task` gives it.
+      batch_size: examples that a process computes at once.
+      place: brings rows `[row, …]` to where they are computed.
+      guess: whether the tokens are asked for; None is returned in their place else. It takes a
+        model with a decoder.
+    """
+    batch = {name: jnp.asarray(value)[None] for name, value in examples.items()}
+    batch = model.apply({}, batch, method="before_splitting")
+    rows = {name: np.asarray(value[0]) for name, value in batch.items()}
+    size = len(rows["encoder_input_tokens"])
+    blocks = -(-size // (batch_size * jax.process_count()))
+    # The last blocks are filled up, so that one compiled program takes every block.
+    numbers = np.minimum(np.arange(blocks * batch_size * jax.process_count()), size - 1)
+    found = []
+    own = np.split(numbers, jax.process_count())[jax.process_index()]
+    for numbers_of_block in np.split(own, blocks):
+        block = {name: place(value[numbers_of_block]) for name, value in rows.items()}
+        found.append(jax.device_get(_of_rows(params, block, model=model, guess=guess)))
+    found = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    losses, weights, tokens = multihost_utils.process_allgather(found, tiled=True)
+    losses, weights = np.float64(losses[:size]), np.float64(weights[:size])
+    loss = float(np.sum(losses * weights) / np.sum(weights)) if np.any(weights) else float("nan")
+    return loss, tokens[:size] if guess else None
+
+
+@functools.partial(jax.jit, static_argnames=("model", "guess"))
+def _of_rows(
+    params: Any, rows: Mapping[str, Shaped[Array, "row *_"]], *, model: nn.Module, guess: bool
+) -> tuple[Float[Array, " row"], Float[Array, " row"], Int[Array, "row targets"] | None]:
+    """(loss, how much it counts, likeliest tokens) of each row, as if it were a batch."""
+
+    def one(row):
+        batch = {name: value[None, None] for name, value in row.items()}
+        loss = model.apply({"params": params}, batch)[0]
+        weight = model.apply({}, batch, method="loss_weights")[0]
+        if not guess:
+            return loss, weight, None
+        given = (batch["encoder_input_tokens"], batch["decoder_input_tokens"])
+        # The compiler finds that this is what the loss is made of.
+        logits = model.apply({"params": params}, *given, method="logits")
+        return loss, weight, jnp.argmax(logits[0, 0], axis=-1)
+
+    return jax.vmap(one)(rows)

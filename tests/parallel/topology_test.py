@@ -10,6 +10,7 @@ from mtl_t5x.parallel import topology
 
 # What T5 1.1 small is, but for its layers and ids.
 SIZES = {"emb_dim": 512, "num_heads": 6, "head_dim": 64, "mlp_dim": 1024}
+LENGTHS = 'TASK_FEATURE_LENGTHS = {"inputs": 256, "targets": 16}'
 ONE_LAYER = {"num_encoder_layers": 1, "num_decoder_layers": 1, "dtype": "bfloat16"}
 
 
@@ -67,16 +68,25 @@ def test_several_slices():
 @pytest.mark.tpu_compiler
 def test_measuring_costs_what_a_plain_step_costs(tmp_path, capsys):
     """Eight tasks on eight chips, a layer of T5 1.1 small; again, from what is known of it."""
-    lengths = 'TASK_FEATURE_LENGTHS = {"inputs": 256, "targets": 16}'
-    numbers = dry_run("text_to_text", tmp_path, lengths, **SIZES)
+    bindings = (LENGTHS, "measure.InTraining.unbiased_window = 0")
+    numbers = dry_run("text_to_text", tmp_path, *bindings, **SIZES)
     printed = capsys.readouterr().out
-    assert dry_run("text_to_text", tmp_path, lengths, **SIZES) == numbers
+    assert dry_run("text_to_text", tmp_path, *bindings, **SIZES) == numbers
     assert capsys.readouterr().out == printed
     assert "encoder/layers_*/attention" in printed and "8 x TPU v5 lite" in printed
     plain, measuring = numbers["plain"], numbers["measuring"]
     assert measuring["cycles"] <= 1.03 * plain["cycles"]
     assert measuring["sent_bytes"] <= 1.02 * plain["sent_bytes"]
     assert measuring["hbm_bytes"] <= 1.02 * plain["hbm_bytes"]
+
+
+@pytest.mark.tpu_compiler
+def test_halves_exchange_the_measured_gradients_twice(tmp_path):
+    numbers = dry_run("text_to_text", tmp_path, LENGTHS, **SIZES)
+    more = numbers["measuring"]["sent_bytes"] - numbers["plain"]["sent_bytes"]
+    # Four projections and three kernels; a chip keeps an eighth of its task's gradient.
+    encoder = 4 * 512 * 6 * 64 + 3 * 512 * 1024
+    assert more == pytest.approx(7 / 8 * 4 * encoder, rel=0.01)
 
 
 @pytest.mark.tpu_compiler

@@ -15,9 +15,9 @@ import numpy as np
 import scipy.stats
 import sklearn.metrics
 
-from mtl_t5x.tasks.postprocessors import UNPARSED
-
 Metrics = dict[str, float]
+
+UNPARSED = -1
 
 
 def unparsed(targets: Sequence[Any], predictions: Sequence[Any]) -> Metrics:

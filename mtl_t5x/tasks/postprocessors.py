@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mtl_t5x.data import heads
-
-UNPARSED = -1
+from mtl_t5x.tasks.metrics import UNPARSED
 
 
 @dataclasses.dataclass(frozen=True)

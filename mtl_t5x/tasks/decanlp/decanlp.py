@@ -27,8 +27,9 @@ from mtl_t5x.tasks.decanlp import metrics as decanlp_metrics
 from mtl_t5x.tasks.decanlp import prompts as decanlp_prompts
 from mtl_t5x.tasks.decanlp import rows as decanlp_rows
 from mtl_t5x.tasks.decanlp import tfds as decanlp_tfds
+from mtl_t5x.tasks.decanlp.metrics import UNANSWERABLE
 from mtl_t5x.tasks.decanlp.postprocessors import Answers, LogicalForm, StateChange, Text
-from mtl_t5x.tasks.decanlp.rows import NLI_LABELS, SENTIMENTS, UNANSWERABLE
+from mtl_t5x.tasks.decanlp.rows import NLI_LABELS, SENTIMENTS
 from mtl_t5x.tasks.prompts import Template
 
 BENCHMARK = decanlp_prompts.BENCHMARK

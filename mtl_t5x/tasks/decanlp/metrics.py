@@ -18,11 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import sacrebleu
 from rouge_score import rouge_scorer
+from sacrebleu.metrics import BLEU
 
-from mtl_t5x.tasks.decanlp.rows import UNANSWERABLE
 from mtl_t5x.tasks.metrics import Metrics
+
+# The answer where there is none.
+UNANSWERABLE = "unanswerable"
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -106,10 +108,31 @@ def reference_bleu(targets: Sequence[str], predictions: Sequence[str]) -> Metric
 
 
 def _bleu(targets: Sequence[str], predictions: Sequence[str], lowercase: bool) -> float:
+    return _scorer(lowercase).corpus_score(list(predictions), [list(targets)]).score
+
+
+def _scorer(lowercase: bool) -> BLEU:
     # `force` keeps sacrebleu from remarking that texts look tokenised.
-    return sacrebleu.corpus_bleu(
-        list(predictions), [list(targets)], force=True, lowercase=lowercase
-    ).score
+    return BLEU(force=True, lowercase=lowercase)
+
+
+def bleu_counts(
+    targets: Sequence[str], predictions: Sequence[str], lowercase: bool = False
+) -> list[list[int]]:
+    """What BLEU is made of, by example: its matching n-grams and all of its n-grams, n = 1 to 4,
+    and both texts' lengths."""
+    scorer = _scorer(lowercase)
+    scores = [
+        scorer.corpus_score([prediction], [[target]])
+        for target, prediction in zip(targets, predictions, strict=True)
+    ]
+    return [[*one.counts, *one.totals, one.sys_len, one.ref_len] for one in scores]
+
+
+def bleu_of_counts(counts: Sequence[float]) -> float:
+    """BLEU of a corpus from the sums of its examples' `bleu_counts`."""
+    whole = [round(count) for count in counts]
+    return BLEU.compute_bleu(whole[:4], whole[4:8], *whole[8:], smooth_method="exp").score
 
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
@@ -156,15 +179,24 @@ def corpus_f1(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> M
     punctuation, articles and `and` aside. Precision is over the predictions other than
     `unanswerable`, recall over the targets other than it.
     """
-    right = claimed = answerable = 0
-    for answers, prediction in zip(targets, predictions, strict=True):
-        expected, found = _word_set(" ".join(answers)), _word_set(prediction)
-        claimed += found != {UNANSWERABLE}
-        answerable += expected != {UNANSWERABLE}
-        right += bool(prediction) and found == expected != {UNANSWERABLE}
+    counts = relation_counts(targets, predictions)
+    right, claimed, answerable = (sum(column) for column in zip(*counts, strict=True))
     if not right:
         return {"corpus_f1": 0.0}
     return {"corpus_f1": 200 * right / (claimed + answerable)}
+
+
+def relation_counts(
+    targets: Sequence[Sequence[str]], predictions: Sequence[str]
+) -> list[tuple[bool, bool, bool]]:
+    """What `corpus_f1` is made of, by example: whether the prediction is a right relation, whether
+    it is any, and whether the target is any."""
+    counts = []
+    for answers, prediction in zip(targets, predictions, strict=True):
+        expected, found = _word_set(" ".join(answers)), _word_set(prediction)
+        right = bool(prediction) and found == expected != {UNANSWERABLE}
+        counts.append((right, found != {UNANSWERABLE}, expected != {UNANSWERABLE}))
+    return counts
 
 
 def _word_set(text: str) -> set[str]:
@@ -216,16 +248,21 @@ def joint_goal_em(
     The goals are those of all turns up to this one, a later value in place of an earlier one. A
     turn whose prediction is unparsed is wrong and leaves the predicted goals as they were.
     """
-    pairs = sorted(
-        zip(targets, predictions, strict=True),
-        key=lambda pair: (pair[0]["dialogue"], pair[0]["turn"]),
-    )
-    right, dialogue, goals, predicted_goals = 0, None, {}, {}
-    for target, prediction in pairs:
+    return {"joint_goal_em": 100 * sum(hits := joint_goals(targets, predictions)) / len(hits)}
+
+
+def joint_goals(
+    targets: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any] | None]
+) -> list[bool]:
+    """Whether every goal is right after each turn, in the order of the targets."""
+    turns = sorted(range(len(targets)), key=lambda i: (targets[i]["dialogue"], targets[i]["turn"]))
+    right, dialogue, goals, predicted_goals = [False] * len(targets), None, {}, {}
+    for turn in turns:
+        target, prediction = targets[turn], predictions[turn]
         if target["dialogue"] != dialogue:
             dialogue, goals, predicted_goals = target["dialogue"], {}, {}
         goals = goals | target["inform"]
         if prediction is not None:
             predicted_goals = predicted_goals | prediction["inform"]
-            right += goals == predicted_goals
-    return {"joint_goal_em": 100 * right / len(pairs)}
+            right[turn] = goals == predicted_goals
+    return right

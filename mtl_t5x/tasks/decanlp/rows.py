@@ -15,9 +15,9 @@ from typing import Any
 
 from mtl_t5x.tasks.decanlp import wikisql as decanlp_wikisql
 from mtl_t5x.tasks.decanlp import woz as decanlp_woz
+from mtl_t5x.tasks.decanlp.metrics import UNANSWERABLE
 from mtl_t5x.tasks.sources import Row
 
-UNANSWERABLE = "unanswerable"
 NLI_LABELS = ("entailment", "neutral", "contradiction")
 SENTIMENTS = ("negative", "positive")
 

@@ -1,0 +1,302 @@
+"""Intervals, tests and ranks of differences between models that answer the same test examples.
+
+**Two sources of chance.** A metric of models trained alike varies with the test examples drawn and
+with the seeds drawn. The first is known well from one study: resampling the examples, the same for
+every model (a paired bootstrap), gives draws of the mean over the seeds. The second isn't: two or
+three seeds tell little about a variance. What helps is that all cells of a study (a cell is a
+task's runs of one kind, over the seeds) were trained by one recipe.
+
+With m_s a cell's metric by seed, s^2 = var_s m_s, and m_s* the same on a resample, c = E* var_s
+(m_s* - m_s) is what s^2 would be if seeds differed by chance on this many examples alone. Their
+ratio's expectation, the dispersion phi, is 1 then and larger where the seeds matter; it has no
+unit, so cells of different metrics can be compared. The model is that of moderated variances (Smyth
+2004, Stat. Appl. Genet. Mol. Biol. 3:3; of dispersions: Lund et al. 2012, same journal 11:5):
+s^2/c ~ phi chi^2_d/d with d = seeds - 1, and phi ~ scaled inverse chi^2 with a scale and degrees of
+freedom that the study's cells have in common. Those two are not plugged in as estimates but drawn
+from their posterior, flat in log scale and in the standard deviation of log phi: with few cells the
+estimates are too sure, and intervals miss.
+
+A draw of a cell's mean is the mean on a resample, plus normal noise of variance (phi - 1) c/seeds,
+phi drawn from the cell's posterior: c itself is in the resample already. Intervals, p-values and
+ranks are read off these draws. `tests/benchmarks/intervals.py` shows that they cover.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import special, stats
+
+from mtl_t5x.report.findings import GAIN, LOSS, UNDECIDED, Estimate, Verdict
+
+Draws = Float[np.ndarray, " resample"]
+Counts = Float[np.ndarray, "resample unit"]
+Values = Callable[[Counts], Draws]
+
+# The share of wrong verdicts among all given, at most; and of intervals that miss.
+LEVEL = 0.05
+# With which probability an effect of the smallest size named would be seen.
+POWER = 0.8
+# Numbers of one block of resamples: enough for NumPy, few enough for the cache.
+_BLOCK = 2_000_000
+
+
+def resample(
+    metrics: Mapping[str, Values], units: int, resamples: int, seed: Sequence[int]
+) -> dict[str, Draws]:
+    """Each metric on resamples of a test split's units, the same for all metrics.
+
+    Args:
+      metrics: by any name; each is called with how often every unit is drawn.
+      units: of the split, which are drawn with replacement.
+      resamples: how many.
+      seed: of the draws.
+    """
+    found = {name: [] for name in metrics}
+    for counts in _counts(units, resamples, np.random.default_rng(list(seed))):
+        for name, values in metrics.items():
+            found[name].append(values(counts))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+def _counts(units: int, resamples: int, rng: np.random.Generator) -> Iterator[Counts]:
+    block = max(1, _BLOCK // units)
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        drawn = rng.integers(0, units, (rows, units)) + units * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * units)
+        yield counts.reshape(rows, units).astype(np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A metric's mean over the seeds of runs of one kind.
+
+    Attributes:
+      by_seed: the metric of each run.
+      draws: of the mean, on resamples of the test examples.
+      variance: between the seeds, s^2; NaN of one seed.
+      by_chance: what it would be by chance on the examples alone, c; NaN of one seed.
+    """
+
+    by_seed: Mapping[int, float]
+    draws: Draws
+    variance: float
+    by_chance: float
+
+    @property
+    def value(self) -> float:
+        return math.fsum(self.by_seed.values()) / len(self.by_seed)
+
+    @property
+    def seeds(self) -> int:
+        return len(self.by_seed)
+
+
+def cell(by_seed: Mapping[int, float], draws: Float[np.ndarray, "seed resample"]) -> Cell:
+    """From each run's metric, and its values on the same resamples."""
+    values = np.array(list(by_seed.values()))
+    mean = draws.mean(axis=0)
+    if len(values) < 2:
+        return Cell(dict(by_seed), mean, math.nan, math.nan)
+    within = (draws - mean).var(axis=1).sum() / (len(values) - 1)
+    return Cell(dict(by_seed), mean, float(values.var(ddof=1)), float(within))
+
+
+def average(cells: Sequence[Cell], draws: Sequence[Float[np.ndarray, "seed resample"]]) -> Cell:
+    """The mean over tasks, whose test splits are independent; the seeds are those of all cells."""
+    seeds = [s for s in cells[0].by_seed if all(s in one.by_seed for one in cells)]
+    rows = [
+        np.stack([of_runs[list(one.by_seed).index(s)] for s in seeds])
+        for one, of_runs in zip(cells, draws, strict=True)
+    ]
+    by_seed = {s: math.fsum(one.by_seed[s] for one in cells) / len(cells) for s in seeds}
+    return cell(by_seed, np.mean(rows, axis=0))
+
+
+# The grid of the prior: standard deviations of log phi, and steps of log scale.
+_SPREADS = np.linspace(0.1, 3.0, 30)
+_SCALES = 80
+_SMALLEST = 1e-3
+
+
+def dispersions(
+    ratios: Float[np.ndarray, " cell"],
+    freedom: Int[np.ndarray, " cell"],
+    resamples: int,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "cell resample"]:
+    """Draws of every cell's dispersion phi from its posterior; see the module's text.
+
+    Args:
+      ratios: s^2/c of each cell; not looked at where there is no freedom.
+      freedom: of each cell, its seeds - 1; 0: all that is known is what the other cells say.
+      resamples: how many draws.
+      rng: of the draws.
+
+    Raises:
+      ValueError: no cell has any freedom.
+    """
+    known = freedom > 0
+    if not known.any():
+        raise ValueError("no cell has two seeds")
+    logs = np.log(np.maximum(ratios[known], _SMALLEST))[:, None, None]
+    d = freedom[known][:, None, None]
+    # A scaled inverse chi^2 of v degrees of freedom has var log phi = trigamma(v/2), about 2/v.
+    prior = (2 / _SPREADS**2)[None, :, None]
+    scales = np.linspace(logs.min() - 3, logs.max() + 3, _SCALES)
+    x = logs - scales
+    # The ratio over the scale has an F distribution of (d, prior) degrees of freedom.
+    logits = d / 2 * x - (d + prior) / 2 * np.logaddexp(np.log(prior), np.log(d) + x)
+    logits += prior / 2 * np.log(prior) - special.betaln(d / 2, prior / 2)
+    weights = special.softmax(logits.sum(axis=0))
+    place = rng.choice(weights.size, resamples, p=weights.ravel())
+    spread, scale = np.unravel_index(place, weights.shape)
+    prior, scale = prior[0, spread, 0], np.exp(scales[scale])
+    own = np.where(known, freedom * np.maximum(np.where(known, ratios, 1), _SMALLEST), 0)
+    total = prior + freedom[:, None]
+    return (prior * scale + own[:, None]) / rng.chisquare(total)
+
+
+def over_seeds(cells: Sequence[Cell], seed: Sequence[int]) -> tuple[Draws | None, ...]:
+    """Draws of each cell's mean over new examples *and* new seeds.
+
+    A cell of one run has no figure of its own for what seeds do: None.
+    """
+    if not cells:
+        return ()
+    rng = np.random.default_rng(list(seed))
+    resamples = len(cells[0].draws)
+    several = [one for one in cells if one.seeds > 1]
+    if not several:
+        return tuple(None for _ in cells)
+    chance = np.array([one.by_chance for one in several])
+    variance = np.array([one.variance for one in several])
+    # All runs answer alike on every resample: nothing is seen of the seeds, and nothing is added.
+    seen = chance > 0
+    ratios = np.where(seen, variance / np.where(seen, chance, 1), 1.0)
+    freedom = np.where(seen, [one.seeds - 1 for one in several], 0)
+    if not seen.any():
+        return tuple(one.draws if one.seeds > 1 else None for one in cells)
+    phi = iter(dispersions(ratios, freedom, resamples, rng))
+    found: list[Draws | None] = []
+    for one in cells:
+        if one.seeds < 2:
+            found.append(None)
+            continue
+        added = np.maximum(next(phi) - 1, 0) * one.by_chance / one.seeds
+        found.append(one.draws + np.sqrt(added) * rng.standard_normal(resamples))
+    return tuple(found)
+
+
+def interval(value: float | None, draws: Draws | None) -> Estimate:
+    """A number, and the 2.5 and 97.5 % quantiles of its draws where all of those are finite."""
+    if draws is None or value is None or not np.isfinite(draws).all():
+        return Estimate(value)
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def p_value(draws: Draws) -> float:
+    """Two-sided, of 0: twice the smaller share of draws on one side of it, itself counted in."""
+    draws_and_it = len(draws) + 1
+    sides = (np.sum(draws <= 0) + 1, np.sum(draws >= 0) + 1)
+    return float(min(1.0, 2 * min(sides) / draws_and_it))
+
+
+def adjusted(p_values: Sequence[float | None]) -> tuple[float | None, ...]:
+    """p-values adjusted to the false discovery rate (Benjamini and Hochberg 1995), None left out.
+
+    Those at most `LEVEL` have that rate at most, where tests are independent or positively so.
+    """
+    known = [p for p in p_values if p is not None]
+    if not known:
+        return tuple(p_values)
+    values = iter(stats.false_discovery_control(known))
+    return tuple(None if p is None else float(next(values)) for p in p_values)
+
+
+def verdict(value: float | None, p: float | None, q: float | None, good: int = 1) -> Verdict:
+    """GAIN or LOSS where q is at most `LEVEL`, else UNDECIDED.
+
+    Args:
+      value: the effect.
+      p, q: its p-value, as it is and adjusted.
+      good: the sign of an effect that is a gain.
+    """
+    if value is None or q is None or q > LEVEL or value == 0:
+        return Verdict(p, q, UNDECIDED)
+    return Verdict(p, q, GAIN if value * good > 0 else LOSS)
+
+
+def verdicts(
+    values: Sequence[float | None], p_values: Sequence[float | None], good: int = 1
+) -> tuple[Verdict, ...]:
+    """The verdicts of a family of effects."""
+    columns = zip(values, p_values, adjusted(p_values), strict=True)
+    return tuple(verdict(*column, good) for column in columns)
+
+
+def smallest_effect(estimate: Estimate) -> float | None:
+    """The smallest true effect whose interval would exclude 0 with probability `POWER`.
+
+    (z_0.975 + z_0.8) standard errors, and the standard error from the interval's width.
+    """
+    if estimate.low is None or estimate.high is None:
+        return None
+    z = stats.norm.ppf(1 - LEVEL / 2)
+    error = (estimate.high - estimate.low) / (2 * z)
+    return float((z + stats.norm.ppf(POWER)) * error)
+
+
+def ranks(values: Sequence[float | None], draws: Sequence[Draws | None]) -> tuple[Estimate, ...]:
+    """Each value's rank among all, 1 the highest, with its interval; None where it has no draws."""
+    places = [i for i, v in enumerate(values) if v is not None and draws[i] is not None]
+    found = [Estimate(None) for _ in values]
+    if not places:
+        return tuple(found)
+    table = np.stack([draws[i] for i in places])
+    drawn = len(places) + 1 - stats.rankdata(table, axis=0, method="ordinal")
+    points = stats.rankdata([-values[i] for i in places], method="min")
+    ends = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2], axis=1, method="inverted_cdf")
+    for place, point, low, high in zip(places, points, *ends, strict=True):
+        found[place] = Estimate(float(point), float(low), float(high))
+    return tuple(found)
+
+
+def seeds_needed(
+    effect: float,
+    examples_draws: Draws,
+    draws: Draws,
+    by_chance: float,
+    seeds: int,
+    most: int = 100,
+) -> int | None:
+    """With how many seeds of each kind an effect's interval would exclude 0, if it is as found.
+
+    The draws' variance is that of the examples alone, which stays, and the seeds', which falls with
+    their number.
+
+    Args:
+      effect: as found.
+      of_examples: its draws over new examples alone.
+      draws: over new examples and seeds.
+      by_chance: the sum over the two cells of c/seeds, the part of the first that falls, too.
+      seeds: of each kind, as it is.
+      most: what is no longer called a number of seeds.
+
+    Returns:
+      None where even `most` seeds wouldn't.
+    """
+    z = stats.norm.ppf(1 - LEVEL / 2)
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    whole = ((high - low) / (2 * z)) ** 2
+    stays = max(float(of_examples.var()) - by_chance, 0.0)
+    falls = max(whole - stays, 0.0) * seeds
+    room = (effect / z) ** 2 - stays
+    if room <= 0:
+        return None
+    needed = max(2, math.ceil(falls / room))
+    return needed if needed <= most else None

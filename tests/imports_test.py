@@ -28,7 +28,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 BESIDE = {
-    "report": {"storage"},
+    "report": {"storage", "tasks"},
     "jobs": {"runtime", "storage"},
     "study": {"jobs", "report", "runtime", "storage"},
     "tasks": {"data"},
@@ -140,7 +140,8 @@ def test_tasks_import_no_jax(name):
 
 def test_results_are_redrawn_without_jax():
     code = (
-        "import sys, mtl_t5x.study, mtl_t5x.report, mtl_t5x.jobs.pool, mtl_t5x.jobs.worker\n"
+        "import sys, mtl_t5x.study, mtl_t5x.jobs.pool, mtl_t5x.jobs.worker\n"
+        "import mtl_t5x.report.report, mtl_t5x.report.text_scores\n"
         "heavy = {'jax', 'tensorflow', 'seqio', 'flax'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -1,4 +1,4 @@
 """From a study's run folders to tables, figures and one page.
 
-Imports storage.files alone, and no JAX.
+Imports storage.files, and of tasks the metrics alone; no JAX.
 """

@@ -41,7 +41,7 @@ class Record:
     `results` is results.json, None where the run has not finished; `steps` are the lines of
     metrics.jsonl in order of their step; `error` is the message in error.txt, if there is one.
     `baseline` is the variant whose single-task runs a multi-task run is compared with; None: its
-    own.
+    own. `folder` is where all that is; None of figures that come from elsewhere.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Record:
     steps: tuple[Mapping[str, Any], ...]
     error: str
     baseline: Variant | None = None
+    folder: epath.Path | None = None
 
     @property
     def variant(self) -> Variant:
@@ -137,6 +138,7 @@ def _load_record(workdir: epath.Path, run: Mapping[str, Any], notes: list[str]) 
         steps=_load_steps(folder / "metrics.jsonl", run["name"], notes),
         error=_message(error.read_text(encoding="utf-8")) if error.exists() else "",
         baseline=tuple(run["baseline"]) if "baseline" in run else None,
+        folder=folder,
     )
 
 

@@ -144,8 +144,8 @@ def cells(study: folders.Study, table: str) -> tuple[Cell, ...]:
     """
     printed = load(table)
     transfers = {
-        (row.variant, row.task): row.relative_transfer_percent
-        for row in tables.transfer_rows(as_study(printed))[0]
+        (sample.variant, sample.task): sample.transfer()[0]
+        for sample in tables.samples(as_study(printed))[0]
     }
     found: list[Cell] = []
     for row in printed:

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from mtl_t5x.report import folders, page, plots, published, tables
+from mtl_t5x.report import analysis, folders, page, plots, published, tables
 from mtl_t5x.storage import files
 
 _CONFLICT_COLUMNS = (
@@ -42,7 +42,8 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
       ValueError: its config's `paper_table` is none of the paper's tables.
     """
     study = folders.load_study(workdir)
-    rows, notes = tables.transfer_rows(study)
+    found = analysis.analyse(study)
+    rows = tuple(map(tables.transfer_row, found.transfers))
     conflicts = tables.conflict_rows(study)
     folder = epath.Path(workdir) / "report"
     folder.mkdir(exist_ok=True)
@@ -59,7 +60,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         cells = published.cells(study, table)
         columns = [field.name for field in dataclasses.fields(published.Cell)]
         files.write_atomically(folder / "paper.csv", _csv(columns, map(dataclasses.asdict, cells)))
-    html = page.render(study, rows, cells, conflicts, figures, (*study.notes, *notes))
+    html = page.render(study, rows, cells, conflicts, figures, found.notes)
     files.write_atomically(folder / "report.html", html.encode())
     return folder / "report.html"
 

@@ -26,7 +26,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import special, stats
 
 from mtl_t5x.report.findings import GAIN, LOSS, UNDECIDED, Estimate, Verdict
@@ -105,17 +105,6 @@ def cell(by_seed: Mapping[int, float], draws: Float[np.ndarray, "seed resample"]
     return Cell(dict(by_seed), mean, float(values.var(ddof=1)), float(within))
 
 
-def average(cells: Sequence[Cell], draws: Sequence[Float[np.ndarray, "seed resample"]]) -> Cell:
-    """The mean over tasks, whose test splits are independent; the seeds are those of all cells."""
-    seeds = [s for s in cells[0].by_seed if all(s in one.by_seed for one in cells)]
-    rows = [
-        np.stack([of_runs[list(one.by_seed).index(s)] for s in seeds])
-        for one, of_runs in zip(cells, draws, strict=True)
-    ]
-    by_seed = {s: math.fsum(one.by_seed[s] for one in cells) / len(cells) for s in seeds}
-    return cell(by_seed, np.mean(rows, axis=0))
-
-
 # The grid of the prior: standard deviations of log phi, and steps of log scale.
 _SPREADS = np.linspace(0.1, 3.0, 30)
 _SCALES = 80
@@ -125,25 +114,23 @@ _SMALLEST = 1e-3
 def dispersions(
     ratios: Float[np.ndarray, " cell"],
     freedom: Int[np.ndarray, " cell"],
+    informs: Bool[np.ndarray, " cell"],
     resamples: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "cell resample"]:
     """Draws of every cell's dispersion phi from its posterior; see the module's text.
 
     Args:
-      ratios: s^2/c of each cell; not looked at where there is no freedom.
-      freedom: of each cell, its seeds - 1; 0: all that is known is what the other cells say.
+      ratios: s^2/c of each cell.
+      freedom: of each cell, its seeds - 1.
+      informs: which of them tell what cells have in common: not those that repeat others, as a
+        second metric of the same answers.
       resamples: how many draws.
       rng: of the draws.
-
-    Raises:
-      ValueError: no cell has any freedom.
     """
-    known = freedom > 0
-    if not known.any():
-        raise ValueError("no cell has two seeds")
-    logs = np.log(np.maximum(ratios[known], _SMALLEST))[:, None, None]
-    d = freedom[known][:, None, None]
+    ratios = np.maximum(ratios, _SMALLEST)
+    logs = np.log(ratios[informs])[:, None, None]
+    d = freedom[informs][:, None, None]
     # A scaled inverse chi^2 of v degrees of freedom has var log phi = trigamma(v/2), about 2/v.
     prior = (2 / _SPREADS**2)[None, :, None]
     scales = np.linspace(logs.min() - 3, logs.max() + 3, _SCALES)
@@ -155,47 +142,45 @@ def dispersions(
     place = rng.choice(weights.size, resamples, p=weights.ravel())
     spread, scale = np.unravel_index(place, weights.shape)
     prior, scale = prior[0, spread, 0], np.exp(scales[scale])
-    own = np.where(known, freedom * np.maximum(np.where(known, ratios, 1), _SMALLEST), 0)
-    total = prior + freedom[:, None]
-    return (prior * scale + own[:, None]) / rng.chisquare(total)
+    own = (freedom * ratios)[:, None]
+    return (prior * scale + own) / rng.chisquare(prior + freedom[:, None])
 
 
-def over_seeds(cells: Sequence[Cell], seed: Sequence[int]) -> tuple[Draws | None, ...]:
+def over_seeds(
+    cells: Sequence[Cell], informs: Sequence[bool], seed: Sequence[int]
+) -> tuple[Draws | None, ...]:
     """Draws of each cell's mean over new examples *and* new seeds.
 
-    A cell of one run has no figure of its own for what seeds do: None.
+    None of a cell with one seed. Where the runs of a cell score alike on every resample nothing is
+    seen of what seeds do there, and nothing is added.
+
+    Args:
+      cells: of one study.
+      informs: as for `dispersions`.
+      seed: of the draws.
     """
-    if not cells:
-        return ()
     rng = np.random.default_rng(list(seed))
+    found = [one.draws if one.seeds > 1 else None for one in cells]
+    seen = [i for i, one in enumerate(cells) if one.seeds > 1 and one.by_chance > 0]
+    told = np.array([informs[i] for i in seen], bool)
+    if not told.any():
+        return tuple(found)
+    ratios = np.array([cells[i].variance / cells[i].by_chance for i in seen])
+    freedom = np.array([cells[i].seeds - 1 for i in seen])
     resamples = len(cells[0].draws)
-    several = [one for one in cells if one.seeds > 1]
-    if not several:
-        return tuple(None for _ in cells)
-    chance = np.array([one.by_chance for one in several])
-    variance = np.array([one.variance for one in several])
-    # All runs answer alike on every resample: nothing is seen of the seeds, and nothing is added.
-    seen = chance > 0
-    ratios = np.where(seen, variance / np.where(seen, chance, 1), 1.0)
-    freedom = np.where(seen, [one.seeds - 1 for one in several], 0)
-    if not seen.any():
-        return tuple(one.draws if one.seeds > 1 else None for one in cells)
-    phi = iter(dispersions(ratios, freedom, resamples, rng))
-    found: list[Draws | None] = []
-    for one in cells:
-        if one.seeds < 2:
-            found.append(None)
-            continue
-        added = np.maximum(next(phi) - 1, 0) * one.by_chance / one.seeds
-        found.append(one.draws + np.sqrt(added) * rng.standard_normal(resamples))
+    for i, phi in zip(seen, dispersions(ratios, freedom, told, resamples, rng), strict=True):
+        added = np.maximum(phi - 1, 0) * cells[i].by_chance / cells[i].seeds
+        found[i] = cells[i].draws + np.sqrt(added) * rng.standard_normal(resamples)
     return tuple(found)
 
 
 def interval(value: float | None, draws: Draws | None) -> Estimate:
-    """A number, and the 2.5 and 97.5 % quantiles of its draws where all of those are finite."""
-    if draws is None or value is None or not np.isfinite(draws).all():
+    """A number, and the 2.5 and 97.5 % quantiles of its draws where those are finite."""
+    if draws is None or value is None:
         return Estimate(value)
-    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2], method="inverted_cdf")
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return Estimate(value)
     return Estimate(value, float(low), float(high))
 
 
@@ -251,39 +236,27 @@ def smallest_effect(estimate: Estimate) -> float | None:
     return float((z + stats.norm.ppf(POWER)) * error)
 
 
-def ranks(values: Sequence[float | None], draws: Sequence[Draws | None]) -> tuple[Estimate, ...]:
-    """Each value's rank among all, 1 the highest, with its interval; None where it has no draws."""
-    places = [i for i, v in enumerate(values) if v is not None and draws[i] is not None]
-    found = [Estimate(None) for _ in values]
-    if not places:
-        return tuple(found)
-    table = np.stack([draws[i] for i in places])
-    drawn = len(places) + 1 - stats.rankdata(table, axis=0, method="ordinal")
-    points = stats.rankdata([-values[i] for i in places], method="min")
-    ends = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2], axis=1, method="inverted_cdf")
-    for place, point, low, high in zip(places, points, *ends, strict=True):
-        found[place] = Estimate(float(point), float(low), float(high))
-    return tuple(found)
+def ranks(values: Sequence[float], draws: Sequence[Draws]) -> tuple[Estimate, ...]:
+    """Each value's rank among all, 1 the highest, with its interval."""
+    if not values:
+        return ()
+    points = stats.rankdata([-value for value in values], method="min")
+    drawn = stats.rankdata(-np.stack(draws), axis=0, method="ordinal")
+    return tuple(interval(float(p), of_rank) for p, of_rank in zip(points, drawn, strict=True))
 
 
 def seeds_needed(
-    effect: float,
-    examples_draws: Draws,
-    draws: Draws,
-    by_chance: float,
-    seeds: int,
-    most: int = 100,
+    effect: Estimate, *, of_examples: Draws, by_chance: float, seeds: int, most: int = 100
 ) -> int | None:
     """With how many seeds of each kind an effect's interval would exclude 0, if it is as found.
 
-    The draws' variance is that of the examples alone, which stays, and the seeds', which falls with
-    their number.
+    The interval's variance is that of the examples alone, which stays, and the seeds', which falls
+    with their number.
 
     Args:
-      effect: as found.
+      effect: with its interval over new examples and seeds.
       of_examples: its draws over new examples alone.
-      draws: over new examples and seeds.
-      by_chance: the sum over the two cells of c/seeds, the part of the first that falls, too.
+      by_chance: the sum over the two cells of c/seeds, the part of `of_examples` that falls, too.
       seeds: of each kind, as it is.
       most: what is no longer called a number of seeds.
 
@@ -291,11 +264,9 @@ def seeds_needed(
       None where even `most` seeds wouldn't.
     """
     z = stats.norm.ppf(1 - LEVEL / 2)
-    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
-    whole = ((high - low) / (2 * z)) ** 2
     stays = max(float(of_examples.var()) - by_chance, 0.0)
-    falls = max(whole - stays, 0.0) * seeds
-    room = (effect / z) ** 2 - stays
+    falls = max(((effect.high - effect.low) / (2 * z)) ** 2 - stays, 0.0) * seeds
+    room = (effect.value / z) ** 2 - stays
     if room <= 0:
         return None
     needed = max(2, math.ceil(falls / room))

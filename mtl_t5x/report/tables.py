@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 from scipy import stats
 
-from mtl_t5x.report import folders
+from mtl_t5x.report import findings, folders
+
+# What the average over the tasks is called: its task, and its metric.
+AVERAGE = ("average", "headline metrics")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +19,7 @@ class TransferRow:
     """A line of transfer.csv, in its columns' order; None stands for undefined.
 
     `baseline` names the variant, as "text_to_text.null.semantic", whose runs of a task alone give
-    the single-task figures.
+    the single-task figures. The columns from `difference` on are those of `findings.Transfer`.
     """
 
     architecture: str
@@ -33,10 +36,63 @@ class TransferRow:
     ci95_high: float | None
     seeds: int
     baseline: str
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    p_value: float | None
+    q_value: float | None
+    verdict: str
+    smallest_percent: float | None
+    rank: float | None
+    rank_low: float | None
+    rank_high: float | None
+    examples: int | None
+    method: str
 
     @property
     def variant(self) -> folders.Variant:
         return self.architecture, self.prompt, self.labels
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A metric of a task, or the average over tasks, by seed, of a variant and its baseline."""
+
+    variant: folders.Variant
+    baseline: folders.Variant
+    task: str
+    metric: str
+    multi: Mapping[int, float]
+    single: Mapping[int, float]
+
+    @property
+    def seeds(self) -> int:
+        return min(len(self.multi), len(self.single))
+
+    def transfer(self) -> tuple[float | None, float | None, float | None]:
+        """Relative transfer, with the seeds alone as the sample; see `relative_transfer`."""
+        return relative_transfer(list(self.multi.values()), list(self.single.values()))
+
+
+def transfer_row(effect: findings.Transfer) -> TransferRow:
+    """The line of transfer.csv on an effect."""
+    single, multi = ([v for _, v in s] for s in (effect.single_by_seed, effect.multi_by_seed))
+    return TransferRow(
+        *effect.variant,
+        effect.task,
+        effect.metric,
+        *mean_sd(single),
+        *mean_sd(multi),
+        *dataclasses.astuple(effect.percent),
+        effect.seeds,
+        ".".join(effect.baseline),
+        *dataclasses.astuple(effect.difference),
+        *dataclasses.astuple(effect.verdict),
+        effect.smallest_percent,
+        *dataclasses.astuple(effect.rank),
+        effect.examples,
+        effect.method,
+    )
 
 
 class Ratio(NamedTuple):
@@ -75,14 +131,33 @@ def ratio(multi: Sequence[float], single: Sequence[float]) -> Ratio:
         return Ratio(percent, None, None)
     a = statistics.variance(multi) / len(multi)
     b = quotient**2 * statistics.variance(single) / len(single)
-    # Scaled by the larger, so that tiny variances do not underflow when squared.
-    scale = max(a, b)
-    if scale == 0:
+    if a + b == 0:
         return Ratio(percent, 0.0, None)
-    freedom = ((a + b) / scale) ** 2 / (
-        (a / scale) ** 2 / (len(multi) - 1) + (b / scale) ** 2 / (len(single) - 1)
-    )
-    return Ratio(percent, 100 * math.sqrt(a + b) / mean, freedom)
+    return Ratio(percent, 100 * math.sqrt(a + b) / mean, _freedom(a, b, len(multi), len(single)))
+
+
+def _freedom(a: float, b: float, first: int, second: int) -> float:
+    """Satterthwaite's degrees of freedom of a sum of two variances of means."""
+    scale = max(a, b)  # so that tiny variances do not underflow when squared
+    a, b = a / scale, b / scale
+    return (a + b) ** 2 / (a**2 / (first - 1) + b**2 / (second - 1))
+
+
+def welch(multi: Sequence[float], single: Sequence[float]) -> tuple[float, float, float] | None:
+    """(low, high, p) of the difference of two means: its 95 % interval and Welch's t test of 0.
+
+    None where a group has only one value, or there is no spread at all.
+    """
+    if len(multi) < 2 or len(single) < 2:
+        return None
+    a, b = (statistics.variance(values) / len(values) for values in (multi, single))
+    if a + b == 0:
+        return None
+    difference = statistics.fmean(multi) - statistics.fmean(single)
+    student = stats.t(_freedom(a, b, len(multi), len(single)))
+    error = math.sqrt(a + b)
+    half = float(student.ppf(0.975)) * error
+    return difference - half, difference + half, 2 * float(student.sf(abs(difference) / error))
 
 
 def relative_transfer(
@@ -118,58 +193,37 @@ def test_values(records: Iterable[folders.Record]) -> Values:
     return values
 
 
-def is_headline(study: folders.Study, row: TransferRow) -> bool:
+def is_headline(study: folders.Study, row: TransferRow | Sample) -> bool:
     """Whether the row is a task's headline metric, or the average of those."""
     first = folders.headlines(study, row.variant)
     return row.task == "average" or first.get(row.task) == row.metric
 
 
-def transfer_rows(study: folders.Study) -> tuple[tuple[TransferRow, ...], tuple[str, ...]]:
-    """The transfer table on the test split, and notes on what in it is undefined or partial.
+def samples(study: folders.Study) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """What transfer is computed from on the test split, and notes on what is missing or undefined.
 
-    Per variant: a row per task and metric, the headline metric first, and a row `average` over
-    the headline metrics of the tasks that have both kinds of run. The single-task runs are those of
-    the variant's baseline. `seeds` is the smaller of the two kinds' numbers of seeds.
+    Per variant: a sample per task and metric, the headline metric first, and one called `average`
+    over the headline metrics of the tasks that have both kinds of run.
     """
-    rows: list[TransferRow] = []
+    found: list[Sample] = []
     notes: list[str] = []
     for variant in study.variants:
-        baseline = ".".join(study.baseline(variant))
         multi = test_values(study.runs(variant, "multi_task"))
         single = test_values(study.runs(variant, "single_task"))
         first = folders.headlines(study, variant)
         keys = dict.fromkeys([*multi, *single])
+        mine = []
         for task, headline in first.items():
             metrics = [metric for t, metric in keys if t == task and metric != headline]
             for metric in [headline, *metrics] if (task, headline) in keys else metrics:
                 key = (task, metric)
-                row = _row(variant, key, multi.get(key, {}), single.get(key, {}), baseline)
-                rows.append(row)
-                notes += _row_notes(row)
-        average, average_notes = _average(variant, first, multi, single, baseline)
-        if average:
-            rows.append(average)
-        notes += average_notes
-    return tuple(rows), tuple(notes)
-
-
-def _row(
-    variant: folders.Variant,
-    key: tuple[str, str],
-    multi: dict[int, float],
-    single: dict[int, float],
-    baseline: str,
-) -> TransferRow:
-    ours, base = list(multi.values()), list(single.values())
-    return TransferRow(
-        *variant,
-        *key,
-        *mean_sd(base),
-        *mean_sd(ours),
-        *relative_transfer(ours, base),
-        seeds=min(len(ours), len(base)),
-        baseline=baseline,
-    )
+                values = (multi.get(key, {}), single.get(key, {}))
+                mine.append(Sample(variant, study.baseline(variant), *key, *values))
+        average, average_notes = _average(study, variant, first, multi, single)
+        mine += [average] if average else []
+        found += mine
+        notes += [note for sample in mine for note in _notes(sample)] + average_notes
+    return tuple(found), tuple(notes)
 
 
 def mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -180,26 +234,24 @@ def mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
     )
 
 
-def _row_notes(row: TransferRow) -> list[str]:
-    where = f"{'.'.join(row.variant)}, {row.task}, {row.metric}"
-    if row.single_mean is not None and row.single_mean <= 0:
-        return [
-            f"{where}: the single-task mean is {row.single_mean:.3g}, not above 0, so relative "
-            "transfer is undefined"
-        ]
-    if row.single_sd == 0 and row.multi_sd == 0:
-        return [f"{where}: no spread between the seeds, so the interval has no width"]
-    return []
+def _notes(sample: Sample) -> list[str]:
+    single, _ = mean_sd(list(sample.single.values()))
+    if single is None or single > 0:
+        return []
+    return [
+        f"{'.'.join(sample.variant)}, {sample.task}, {sample.metric}: the single-task mean is "
+        f"{single:.3g}, not above 0, so relative transfer is undefined"
+    ]
 
 
 def _average(
+    study: folders.Study,
     variant: folders.Variant,
     first: Mapping[str, str],
     multi: Values,
     single: Values,
-    baseline: str,
-) -> tuple[TransferRow | None, list[str]]:
-    """The row of the averages: each seed's mean over tasks is one value of the sample."""
+) -> tuple[Sample | None, list[str]]:
+    """The averages: each seed's mean over tasks is one value of the sample."""
     keys = [key for key in first.items() if key in multi and key in single]
     if not keys:
         return None, []
@@ -208,16 +260,15 @@ def _average(
     left_out = [task for task in first if (task, first[task]) not in keys]
     if left_out:
         notes.append(f"{where}: the average leaves out {', '.join(left_out)}: one kind is missing")
-    samples = []
+    means = []
     for kind, values in (("multi-task", multi), ("single-task", single)):
         seeds = sorted({seed for key in keys for seed in values[key]})
         whole = [s for s in seeds if all(s in values[key] for key in keys)]
         if len(whole) < len(seeds):
             partial = sorted(set(seeds) - set(whole))
             notes.append(f"{where}: the {kind} average leaves out the incomplete seeds {partial}")
-        samples.append({s: statistics.fmean(values[key][s] for key in keys) for s in whole})
-    row = _row(variant, ("average", "headline metrics"), *samples, baseline)
-    return row, notes + _row_notes(row)
+        means.append({s: statistics.fmean(values[key][s] for key in keys) for s in whole})
+    return Sample(variant, study.baseline(variant), *AVERAGE, *means), notes
 
 
 def conflict_rows(study: folders.Study) -> tuple[dict[str, Any], ...]:

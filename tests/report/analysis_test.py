@@ -15,12 +15,10 @@ def test_an_analysis_can_be_written_as_json_and_agrees_with_the_table(workdir):
     read = json.loads(json.dumps(dataclasses.asdict(found), allow_nan=False))
     assert read["tasks"] == ["cola", "mnli", "mnli_mismatched"]
     assert read["groups"] == ["encoder"]
-    rows, _ = tables.transfer_rows(study)
-    for row, transfer in zip(rows, found.transfers, strict=True):
-        assert (transfer.variant, transfer.task, transfer.metric) == (
-            row.variant,
-            row.task,
-            row.metric,
-        )
-        assert transfer.percent.value == row.relative_transfer_percent
-        assert transfer.difference.value == pytest.approx(row.multi_mean - row.single_mean)
+    samples, _ = tables.samples(study)
+    for sample, transfer in zip(samples, found.transfers, strict=True):
+        for field in ("variant", "task", "metric"):
+            assert getattr(transfer, field) == getattr(sample, field)
+        assert dataclasses.astuple(transfer.percent) == sample.transfer()
+        means = [sum(v.values()) / len(v) for v in (sample.multi, sample.single)]
+        assert transfer.difference.value == pytest.approx(means[0] - means[1])

@@ -17,9 +17,9 @@ SHARED = pathlib.Path("/work/shared/paper")
 def test_the_papers_cells_as_runs_give_its_relative_transfers():
     """By hand from the printed cells: 100 · (multi − single) / single."""
     rows = {
-        (name, row.variant, row.task): row
+        (name, sample.variant, sample.task): sample
         for name in published.names()
-        for row in tables.transfer_rows(published.as_study(published.load(name)))[0]
+        for sample in tables.samples(published.as_study(published.load(name)))[0]
     }
     expected = {
         ("glue_architectures", ("canonical", "null", "semantic"), "cola"): (30.27, 36.20),
@@ -35,10 +35,10 @@ def test_the_papers_cells_as_runs_give_its_relative_transfers():
     }
     for key, (multi, single) in expected.items():
         row = rows[key]
-        assert (row.multi_mean, row.single_mean) == pytest.approx((multi, single))
-        assert row.relative_transfer_percent == pytest.approx(100 * (multi - single) / single)
+        assert (row.multi[0], row.single[0]) == pytest.approx((multi, single))
+        assert row.transfer()[0] == pytest.approx(100 * (multi - single) / single)
     # On average text-to-text is above its baseline on GLUE, which the printed average hides.
-    assert rows["glue_architectures", DEFAULT, "average"].relative_transfer_percent > 0
+    assert rows["glue_architectures", DEFAULT, "average"].transfer()[0] > 0
 
 
 def test_five_printed_averages_are_no_averages():
@@ -130,12 +130,8 @@ def test_a_row_is_compared_with_its_named_baseline(tmp_path):
     study = folders.load_study(tmp_path)
     assert study.variants == (NULL, DEFAULT)
     assert study.baseline(DEFAULT) == study.baseline(NULL) == NULL
-    row = next(r for r in tables.transfer_rows(study)[0] if r.variant == DEFAULT)
-    assert (row.single_mean, row.multi_mean, row.baseline) == (
-        2.0,
-        1.0,
-        "text_to_text.null.semantic",
-    )
+    sample = next(s for s in tables.samples(study)[0] if s.variant == DEFAULT)
+    assert (sample.single[0], sample.multi[0], sample.baseline) == (2.0, 1.0, NULL)
     assert "text_to_text · default · semantic, against text_to_text · null · semantic" in html
 
 

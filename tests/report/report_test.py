@@ -11,11 +11,12 @@ import sys
 import numpy as np
 import pytest
 
-from mtl_t5x.report import folders, page, plots, report, tables
+from mtl_t5x.report import analysis, folders, page, plots, report, tables
 
 COLUMNS = (
     "architecture,prompt,labels,task,metric,single_mean,single_sd,multi_mean,multi_sd,"
-    "relative_transfer_percent,ci95_low,ci95_high,seeds,baseline"
+    "relative_transfer_percent,ci95_low,ci95_high,seeds,baseline,difference,difference_low,"
+    "difference_high,p_value,q_value,verdict,smallest_percent,rank,rank_low,rank_high,examples,method"
 )
 TASKS = ("cola", "mnli")
 VARIANT = ("text_to_text", "default", "semantic")
@@ -96,6 +97,12 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
+def transfer_table(workdir):
+    """transfer.csv's rows, and the notes."""
+    found = analysis.analyse(folders.load_study(workdir))
+    return [tables.transfer_row(effect) for effect in found.transfers], found.notes
+
+
 def edit_study(workdir, change):
     record = json.loads((workdir / "study.json").read_text())
     change(record["runs"])
@@ -127,7 +134,7 @@ def test_transfer_table(workdir):
 
 
 def test_average_is_computed_from_each_seeds_headline_metrics(workdir):
-    rows, _ = tables.transfer_rows(folders.load_study(workdir))
+    rows, _ = transfer_table(workdir)
     headline = [
         r
         for r in rows
@@ -168,7 +175,7 @@ def test_a_missing_task_is_left_out_of_the_average_and_said_so(workdir):
         if run["kind"] == "single_task" and run["tasks"] == ["cola"]:
             (workdir / "runs" / run["name"] / "results.json").unlink()
     (workdir / "runs" / run["name"] / "results.json").unlink()  # mnli alone, seed 1
-    rows, notes = tables.transfer_rows(folders.load_study(workdir))
+    rows, notes = transfer_table(workdir)
     assert (rows[0].single_mean, rows[0].multi_mean, rows[0].seeds) == (None, 31.5, 0)
     assert rows[-1].single_mean == 59.5
     assert rows[-1].multi_mean == pytest.approx(62.0)
@@ -181,7 +188,7 @@ def test_a_missing_task_is_left_out_of_the_average_and_said_so(workdir):
 def test_an_incomplete_seed_is_left_out_of_the_average_and_said_so(workdir):
     last = json.loads((workdir / "study.json").read_text())["runs"][-1]
     (workdir / "runs" / last["name"] / "results.json").unlink()
-    rows, notes = tables.transfer_rows(folders.load_study(workdir))
+    rows, notes = transfer_table(workdir)
     assert rows[-1].single_mean == pytest.approx(np.mean([40, 60, 59]))
     assert rows[-1].seeds == 1
     assert any("single-task average leaves out the incomplete seeds [1]" in n for n in notes)
@@ -194,7 +201,7 @@ def test_variants_get_rows_of_their_own(workdir):
         write_run(workdir, "single_task", ("cola",), 0, results_of({"cola": 60.0}), variant=other),
     ]
     edit_study(workdir, lambda runs: runs.extend(new))
-    rows, _ = tables.transfer_rows(folders.load_study(workdir))
+    rows, _ = transfer_table(workdir)
     mine = {(r.task, r.metric): r for r in rows if r.variant == other}
     assert mine["cola", "matthews_corrcoef"].relative_transfer_percent == pytest.approx(-50)
     assert mine["average", "headline metrics"].single_mean == 60.0
@@ -297,7 +304,7 @@ def test_values_that_are_not_finite_are_left_out(tmp_path):
     }
     test = {"cola": {"matthews_corrcoef": None, "accuracy": 50.0}}
     write_study(tmp_path, [write_run(tmp_path, "multi_task", TASKS, 0, test, [line])])
-    rows, _ = tables.transfer_rows(folders.load_study(tmp_path))
+    rows, _ = transfer_table(tmp_path)
     assert [(r.task, r.metric, r.multi_mean) for r in rows] == [("cola", "accuracy", 50.0)]
     assert report.write_report(tmp_path).exists()
 
@@ -345,7 +352,7 @@ def test_the_page_shows_the_numbers_of_the_tables(workdir):
 
 
 def test_colour_marks_only_intervals_that_exclude_zero(workdir):
-    row = tables.transfer_rows(folders.load_study(workdir))[0][0]
+    row = transfer_table(workdir)[0][0]
 
     def style(low, high, value):
         changed = dataclasses.replace(

@@ -23,6 +23,21 @@ def test_interval_of_equal_means_is_welchs():
     assert (low, high) == pytest.approx((100 * welch.low / 63, 100 * welch.high / 63))
 
 
+@pytest.mark.parametrize("single", [[62.5, 63.0, 63.5], [62.0, 62.0]])
+def test_welch_is_scipys(single):
+    multi = [60.0, 62.0, 64.5, 66.0]
+    expected = stats.ttest_ind_from_stats(
+        *(np.mean(multi), np.std(multi, ddof=1), 4),
+        *(np.mean(single), np.std(single, ddof=1), len(single)),
+        equal_var=False,
+    )
+    low, high, p = tables.welch(multi, single)
+    assert p == pytest.approx(expected.pvalue)
+    assert (low + high) / 2 == pytest.approx(np.mean(multi) - np.mean(single))
+    exact = stats.ttest_ind(multi, [62.5, 63.0, 63.5], equal_var=False).confidence_interval()
+    assert tables.welch(multi, [62.5, 63.0, 63.5])[:2] == pytest.approx((exact.low, exact.high))
+
+
 def test_interval_does_not_depend_on_the_metrics_unit():
     multi, single = np.array([61.0, 64.0]), np.array([60.0, 62.0])
     expected = tables.relative_transfer(list(multi), list(single))

@@ -1,6 +1,6 @@
 """A study's records -> everything that its report says."""
 
-from mtl_t5x.report import cells, findings, folders, tables, transfers
+from mtl_t5x.report import cells, findings, folders, predictions, tables, transfers
 
 # Of the bootstrap; an interval's ends are the 250th and the 9,750th of them.
 RESAMPLES = 10_000
@@ -9,8 +9,10 @@ RESAMPLES = 10_000
 def analyse(study: folders.Study, resamples: int = RESAMPLES) -> findings.Analysis:
     """What the study's runs say, as far as they have come."""
     samples, notes = tables.samples(study)
-    drawn = cells.draw(study, resamples)
-    effects, draws, without = transfers.transfers(study, drawn, samples)
+    answers, unread = predictions.read_all(study)
+    drawn = cells.draw(study, answers, resamples)
+    sizes = {task: len(found.examples) for (_, task), found in answers.items()}
+    effects, draws, without = transfers.transfers(study, samples, drawn, sizes)
     groups = dict.fromkeys(
         group.removeprefix(f"{folders.FIXED_POINT}/")
         for record in study.records
@@ -36,5 +38,5 @@ def analyse(study: folders.Study, resamples: int = RESAMPLES) -> findings.Analys
         gaps=(),
         associations=(),
         flips=(),
-        notes=(*study.notes, *notes, *drawn.notes, *without),
+        notes=(*study.notes, *notes, *unread, *drawn.notes, *without),
     )

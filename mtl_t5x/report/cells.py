@@ -36,30 +36,19 @@ class Drawn:
 
 @dataclasses.dataclass(frozen=True)
 class Cells:
-    """All cells whose runs' predictions are at hand.
-
-    Attributes:
-      answers: by run and task.
-      notes: what could not be used, and why.
-    """
+    """All cells whose runs' predictions are at hand, the averages, and what could not be used."""
 
     drawn: Mapping[Key, Drawn]
-    answers: Mapping[tuple[str, str], predictions.Answers]
     notes: tuple[str, ...]
-
-    def examples(self, task: str) -> int | None:
-        """How many a task's test split has; None where no predictions of it are at hand."""
-        sizes = [len(found.examples) for (_, of), found in self.answers.items() if of == task]
-        return max(sizes, default=None)
 
 
 # By seed, a run's metric and its draws on the resamples.
 _Runs = dict[int, tuple[float, statistics.Draws]]
 
 
-def draw(study: folders.Study, resamples: int) -> Cells:
+def draw(study: folders.Study, answers: predictions.AllAnswers, resamples: int) -> Cells:
     """Resamples the test split of every task, the same way for all runs that answered it."""
-    answers, notes = _answers(study)
+    notes: list[str] = []
     runs: dict[Key, _Runs] = {}
     for task in dict.fromkeys(task for _, task in answers):
         for group in _alike(study, task, answers):
@@ -86,27 +75,11 @@ def draw(study: folders.Study, resamples: int) -> Cells:
     drawn = {
         key: Drawn(one, draws) for (key, one), draws in zip(cells.items(), seeded, strict=True)
     }
-    return Cells(drawn, answers, tuple(notes))
-
-
-def _answers(
-    study: folders.Study,
-) -> tuple[dict[tuple[str, str], predictions.Answers], list[str]]:
-    found, notes = {}, []
-    for record in study.records:
-        for task in (record.results or {"test": {}})["test"]:
-            try:
-                answers = predictions.read(record, task)
-            except ValueError as problem:
-                notes.append(str(problem))
-                continue
-            if answers is not None and answers.targets:
-                found[record.name, task] = answers
-    return found, notes
+    return Cells(drawn, tuple(notes))
 
 
 def _alike(
-    study: folders.Study, task: str, answers: Mapping[tuple[str, str], predictions.Answers]
+    study: folders.Study, task: str, answers: predictions.AllAnswers
 ) -> list[list[folders.Record]]:
     """The runs that answered a task, together with those that answered the same examples."""
     groups: dict[tuple[str, ...], list[folders.Record]] = {}
@@ -119,7 +92,7 @@ def _alike(
 def _resampled(
     group: Sequence[folders.Record],
     task: str,
-    answers: Mapping[tuple[str, str], predictions.Answers],
+    answers: predictions.AllAnswers,
     resamples: int,
     notes: list[str],
 ) -> list[tuple[folders.Record, str, float, statistics.Draws]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -28,6 +28,25 @@ class Answers:
     said: tuple[str, ...]
     targets: tuple[Any, ...]
     predictions: tuple[Any, ...]
+
+
+# By the names of run and task.
+AllAnswers = Mapping[tuple[str, str], Answers]
+
+
+def read_all(study: folders.Study) -> tuple[AllAnswers, tuple[str, ...]]:
+    """The answers of every finished run that has them, and notes on what can't be read."""
+    found, notes = {}, []
+    for record in study.records:
+        for task in (record.results or {"test": {}})["test"]:
+            try:
+                answers = read(record, task)
+            except ValueError as problem:
+                notes.append(str(problem))
+                continue
+            if answers is not None and answers.targets:
+                found[record.name, task] = answers
+    return found, tuple(notes)
 
 
 def read(record: folders.Record, task: str) -> Answers | None:

@@ -24,6 +24,7 @@ ranks are read off these draws. `tests/benchmarks/intervals.py` shows that they 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -44,8 +45,8 @@ _BLOCK = 2_000_000
 
 
 def resample(
-    metrics: Mapping[str, Values], units: int, resamples: int, seed: Sequence[int]
-) -> dict[str, Draws]:
+    metrics: Mapping[Any, Values], units: int, resamples: int, seed: Sequence[int]
+) -> dict[Any, Draws]:
     """Each metric on resamples of a test split's units, the same for all metrics.
 
     Args:
@@ -241,7 +242,7 @@ def ranks(values: Sequence[float], draws: Sequence[Draws]) -> tuple[Estimate, ..
     if not values:
         return ()
     points = stats.rankdata([-value for value in values], method="min")
-    drawn = stats.rankdata(-np.stack(draws), axis=0, method="ordinal")
+    drawn = stats.rankdata(-np.stack(draws), axis=0, method="ordinal").astype(float)
     return tuple(interval(float(p), of_rank) for p, of_rank in zip(points, drawn, strict=True))
 
 

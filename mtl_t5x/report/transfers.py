@@ -32,14 +32,24 @@ AllDraws = Mapping[tuple[folders.Variant, str, str], Draws]
 
 
 def transfers(
-    study: folders.Study, found: cells.Cells, samples: Sequence[tables.Sample]
+    study: folders.Study,
+    samples: Sequence[tables.Sample],
+    found: cells.Cells,
+    examples: Mapping[str, int],
 ) -> tuple[tuple[Transfer, ...], AllDraws, tuple[str, ...]]:
-    """A transfer for each sample, draws of those that have them, and notes on the others."""
+    """A transfer for each sample, draws of those that have them, and notes on the others.
+
+    Args:
+      study: see there.
+      samples: of the study.
+      found: its cells.
+      examples: of each task's test split, where its predictions are at hand.
+    """
     notes: list[str] = []
     effects: list[Transfer] = []
     draws: dict[tuple[folders.Variant, str, str], Draws] = {}
     for sample in samples:
-        start = _start(study, found, sample)
+        start = _start(study, sample, examples)
         pair = _pair(found, sample)
         where = f"{'.'.join(sample.variant)}, {sample.task}, {sample.metric}"
         if pair is None:
@@ -72,7 +82,7 @@ def _pair(found: cells.Cells, sample: tables.Sample) -> tuple[cells.Drawn, cells
     return (multi, single) if multi and single else None
 
 
-def _start(study: folders.Study, found: cells.Cells, sample: tables.Sample) -> Transfer:
+def _start(study: folders.Study, sample: tables.Sample, examples: Mapping[str, int]) -> Transfer:
     """A sample's values without intervals."""
     multi, single = (
         tables.mean_sd(list(values.values()))[0] for values in (sample.multi, sample.single)
@@ -94,7 +104,7 @@ def _start(study: folders.Study, found: cells.Cells, sample: tables.Sample) -> T
         smallest_points=None,
         smallest_percent=None,
         rank=Estimate(None),
-        examples=found.examples(sample.task),
+        examples=examples.get(sample.task),
         seeds=sample.seeds,
         seeds_needed=None,
         method=SEEDS_ONLY,

@@ -1,9 +1,26 @@
 """A study's records -> everything that its report says."""
 
-from mtl_t5x.report import cells, findings, folders, predictions, tables, transfers
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+from mtl_t5x.report import (
+    associations,
+    cells,
+    conflicts,
+    findings,
+    flips,
+    folders,
+    predictions,
+    tables,
+    trajectories,
+    transfers,
+)
 
 # Of the bootstrap; an interval's ends are the 250th and the 9,750th of them.
 RESAMPLES = 10_000
+# Of each curve's points and each pair's cosine, of which there are hundreds.
+CURVES = 4_000
 
 
 def analyse(study: folders.Study, resamples: int = RESAMPLES) -> findings.Analysis:
@@ -13,30 +30,42 @@ def analyse(study: folders.Study, resamples: int = RESAMPLES) -> findings.Analys
     drawn = cells.draw(study, answers, resamples)
     sizes = {task: len(found.examples) for (_, task), found in answers.items()}
     effects, draws, without = transfers.transfers(study, samples, drawn, sizes)
-    groups = dict.fromkeys(
+    groups, few = _groups(study), min(resamples, CURVES)
+    places = [(variant, group) for variant in study.variants for group in groups]
+    measured = [conflicts.conflict(study, *place, few) for place in places]
+    measured = [found for found in measured if found is not None]
+    headlines = {variant: folders.headlines(study, variant) for variant in study.variants}
+    tasks = dict.fromkeys(task for of_variant in headlines.values() for task in of_variant)
+    return findings.Analysis(
+        resamples=resamples,
+        tasks=tuple(tasks),
+        variants=study.variants,
+        groups=groups,
+        sentences=(),
+        transfers=effects,
+        differences=transfers.differences(effects, draws),
+        conflicts=tuple(of_group for of_group, _ in measured),
+        cosines=tuple(matrix for _, matrices in measured for matrix in matrices),
+        shares=_flat(conflicts.shares(study, *place, few) for place in places),
+        noise_scales=_flat(conflicts.noise_scales(study, *place, few) for place in places),
+        slowdowns=_flat(trajectories.slowdowns(study, v, few) for v in study.variants),
+        gaps=_flat(trajectories.gaps(study, v, few) for v in study.variants),
+        associations=associations.associations(study, effects, groups),
+        flips=flips.flips(study, answers, headlines),
+        notes=(*study.notes, *notes, *unread, *drawn.notes, *without),
+    )
+
+
+def _groups(study: folders.Study) -> tuple[str, ...]:
+    """Of parameters whose conflict any run measured, whole stacks before their layers."""
+    found = dict.fromkeys(
         group.removeprefix(f"{folders.FIXED_POINT}/")
         for record in study.records
         if record.kind == "multi_task"
         for group in folders.conflict_groups(record)
     )
-    tasks = dict.fromkeys(
-        task for variant in study.variants for task in folders.headlines(study, variant)
-    )
-    return findings.Analysis(
-        resamples=resamples,
-        tasks=tuple(tasks),
-        variants=study.variants,
-        groups=tuple(sorted(groups, key=lambda group: "/" in group)),
-        sentences=(),
-        transfers=effects,
-        differences=transfers.differences(effects, draws),
-        conflicts=(),
-        cosines=(),
-        shares=(),
-        noise_scales=(),
-        slowdowns=(),
-        gaps=(),
-        associations=(),
-        flips=(),
-        notes=(*study.notes, *notes, *unread, *drawn.notes, *without),
-    )
+    return tuple(sorted(found, key=lambda group: "/" in group))
+
+
+def _flat(parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+    return tuple(itertools.chain.from_iterable(parts))

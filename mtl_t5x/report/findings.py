@@ -165,13 +165,17 @@ UNBIASED, FIXED_POINT, BATCH = "unbiased", "fixed point", "batch"
 class Pair:
     """The cosine between two tasks' gradients; by `verdict`, whether it is other than 0.
 
-    Its word is GAIN for tasks that pull together, LOSS for tasks that pull apart; the family are
-    the pairs of the same matrix.
+    Attributes:
+      cosine: as large batches would have it; None where noise hides how long the gradients are.
+      batch: of the steps' own batches, shortened by their noise; of the same sign.
+      verdict: of `batch`: GAIN for tasks that pull together, LOSS for tasks that pull apart; the
+        family are the pairs of the same matrix.
     """
 
     first: str
     second: str
     cosine: Estimate
+    batch: Estimate
     verdict: Verdict
 
 

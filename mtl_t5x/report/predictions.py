@@ -73,14 +73,22 @@ def read(record: folders.Record, task: str) -> Answers | None:
 
 
 def _path(record: folders.Record, task: str) -> epath.Path | None:
-    """`<benchmark>_<task>.<prompt>.<labels>-<step>.jsonl`, or `<task>-<step>.jsonl`."""
-    if record.results is None or record.folder is None:
+    if record.results is None:
         return None
-    folder = record.folder / FOLDER
-    if not folder.exists():
+    return _file(record, task, f"-{record.results.get('step', 0):06}.jsonl")
+
+
+def metrics_path(record: folders.Record, task: str, split: str) -> epath.Path | None:
+    """Where the metrics of a split other than test stand, by step; None where they don't."""
+    return _file(record, task, "-metrics.jsonl", split)
+
+
+def _file(record: folders.Record, task: str, end: str, *below: str) -> epath.Path | None:
+    """`<benchmark>_<task>.<prompt>.<labels><end>`, or `<task><end>`."""
+    if record.folder is None:
         return None
-    end = f"-{record.results.get('step', 0):06}.jsonl"
-    for path in sorted(folder.iterdir()):
+    folder = record.folder.joinpath(FOLDER, *below)
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
         name = path.name.removesuffix(end)
         first, *variant = name.split(".")
         short = first.split("_", 1)[-1] if variant else name

@@ -175,6 +175,44 @@ def over_seeds(
     return tuple(found)
 
 
+def over_runs(
+    values: Float[np.ndarray, "cell run"],
+    errors: Float[np.ndarray, "cell run"] | None,
+    resamples: int,
+    seed: Sequence[int],
+) -> Float[np.ndarray, "cell resample"] | None:
+    """Draws of the mean over new runs of each of many figures that several runs have logged.
+
+    The figures' variances between runs are moderated as those of cells are: relative to the squared
+    standard errors that the figures have within their runs, where these are known.
+
+    Returns:
+      None of one run without errors, which tells nothing; of one run with errors, draws for new
+      batches of this run.
+    """
+    rng = np.random.default_rng(list(seed))
+    cells, runs = values.shape
+    mean = values.mean(axis=1, keepdims=True)
+    if errors is None:
+        if runs < 2:
+            return None
+        within = np.full(cells, values.var() or 1.0)  # a unit; their ratios are what matters
+        added = np.zeros((cells, resamples))
+    else:
+        within = (errors**2).mean(axis=1)
+        added = np.sqrt(within / runs)[:, None] * rng.standard_normal((cells, resamples))
+    if runs > 1:
+        known = within > 0
+        ratios = values.var(axis=1, ddof=1) / np.where(known, within, 1)
+        freedom = np.full(cells, runs - 1)
+        if known.any():
+            phi = dispersions(np.where(known, ratios, 1), freedom, known, resamples, rng)
+            more = phi if errors is None else np.maximum(phi - 1, 0)
+            noise = rng.standard_normal((cells, resamples))
+            added += np.sqrt(more * within[:, None] / runs) * noise
+    return mean + added
+
+
 def interval(value: float | None, draws: Draws | None) -> Estimate:
     """A number, and the 2.5 and 97.5 % quantiles of its draws where those are finite."""
     if draws is None or value is None:

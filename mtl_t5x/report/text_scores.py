@@ -3,7 +3,8 @@
 Apart, as what these need takes a second to import.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -67,3 +68,20 @@ TABLE: dict[str, Scoring] = {
         for name in ("reference_rouge", "reference_rougeL")
     },
 }
+
+
+def right(targets: Sequence[Any], predictions: Sequence[Any]) -> tuple[list[bool], str]:
+    """Which answers are right, and the rule in words: of answers, queries and state changes."""
+    if isinstance(targets[0], list):
+        pairs = zip(targets, predictions, strict=True)
+        equal = [metrics.exact_match([t], [p])["exact_match"] == 100 for t, p in pairs]
+        return equal, "one of the answers, after SQuAD's normalisation"
+    if "dialogue" in targets[0]:
+        equal = [
+            p is not None and all(t[field] == p[field] for field in ("inform", "request"))
+            for t, p in zip(targets, predictions, strict=True)
+        ]
+        return equal, "the turn's goals and requests are the target's"
+    pairs = zip(targets, predictions, strict=True)
+    equal = [metrics.logical_form_em([t], [p])["logical_form_em"] == 100 for t, p in pairs]
+    return equal, "the query's column, aggregate and set of conditions are the target's"

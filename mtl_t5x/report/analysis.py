@@ -1,5 +1,6 @@
 """A study's records -> everything that its report says."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +13,7 @@ from mtl_t5x.report import (
     flips,
     folders,
     predictions,
+    sentences,
     tables,
     trajectories,
     transfers,
@@ -36,7 +38,7 @@ def analyse(study: folders.Study, resamples: int = RESAMPLES) -> findings.Analys
     measured = [found for found in measured if found is not None]
     headlines = {variant: folders.headlines(study, variant) for variant in study.variants}
     tasks = dict.fromkeys(task for of_variant in headlines.values() for task in of_variant)
-    return findings.Analysis(
+    found = findings.Analysis(
         resamples=resamples,
         tasks=tuple(tasks),
         variants=study.variants,
@@ -54,6 +56,7 @@ def analyse(study: folders.Study, resamples: int = RESAMPLES) -> findings.Analys
         flips=flips.flips(study, answers, headlines),
         notes=(*study.notes, *notes, *unread, *drawn.notes, *without),
     )
+    return dataclasses.replace(found, sentences=sentences.sentences(found))
 
 
 def _groups(study: folders.Study) -> tuple[str, ...]:

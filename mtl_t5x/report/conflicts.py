@@ -187,7 +187,7 @@ def _cosines(
         Pair(
             first=like.tasks[row],
             second=like.tasks[column],
-            cosine=of_pairs.estimate(w, i, float(lengths[row] * lengths[column])),
+            cosine=_cosine(of_pairs, w, i, lengths[row] * lengths[column]),
             batch=batch[i],
             verdict=verdicts[i],
         )
@@ -217,7 +217,7 @@ def _conflict(
 
     batch = means([mean_over_tasks(one.of_pairs) for one in found], 2)
     lengths = _lengths_known(means([mean_over_tasks(one) for one in reliable], 3)) ** 2
-    cosines = [batch.estimate(w, 0, float(lengths[w, 0])) for w in range(len(windows))]
+    cosines = [_cosine(batch, w, 0, lengths[w, 0]) for w in range(len(windows))]
     points = list(zip(map(curves.middle, windows[:-1]), cosines[:-1], strict=True))
     share = (len(tasks) - 1) / len(tasks)
     fixed = f"conflict/{folders.FIXED_POINT}/{group}/magnitude"
@@ -237,6 +237,13 @@ def _conflict(
         shuffled=_band(records, f"conflict/{group}", windows[:-1]),
         after_warm_up=cosines[-1],
     )
+
+
+def _cosine(means: curves.Means, window: int, quantity: int, length: float) -> Estimate:
+    """A mean over a length, within what a cosine can be."""
+    one = means.estimate(window, quantity, float(length))
+    ends = (one.value, one.low, one.high)
+    return Estimate(*(None if end is None else min(max(end, -1.0), 1.0) for end in ends))
 
 
 def _times(share: float, one: Estimate) -> Estimate:

@@ -56,19 +56,20 @@ def resample(
       seed: of the draws.
     """
     found = {name: [] for name in metrics}
-    for counts in _counts(units, resamples, np.random.default_rng(list(seed))):
+    for block in counts(units, resamples, np.random.default_rng(list(seed))):
         for name, values in metrics.items():
-            found[name].append(values(counts))
+            found[name].append(values(block))
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
-def _counts(units: int, resamples: int, rng: np.random.Generator) -> Iterator[Counts]:
+def counts(units: int, resamples: int, rng: np.random.Generator) -> Iterator[Counts]:
+    """How often each unit is in each resample, in blocks of resamples."""
     block = max(1, _BLOCK // units)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
         drawn = rng.integers(0, units, (rows, units)) + units * np.arange(rows)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=rows * units)
-        yield counts.reshape(rows, units).astype(np.float64)
+        found = np.bincount(drawn.ravel(), minlength=rows * units)
+        yield found.reshape(rows, units).astype(np.float64)
 
 
 @dataclasses.dataclass(frozen=True)

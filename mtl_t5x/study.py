@@ -11,9 +11,11 @@ take the name of a preset, which `--config=configs/NAME.py:PRESET` gives it.
 """
 
 import dataclasses
+import importlib.metadata
 import importlib.util
 import json
 import pathlib
+import platform
 import re
 import sys
 import types
@@ -33,6 +35,9 @@ from mtl_t5x.jobs.grid import required as required
 from mtl_t5x.jobs.progress import Progress, in_words
 from mtl_t5x.runtime import exit_codes
 from mtl_t5x.storage import files
+
+# What a run's numbers may depend on; study.json holds the versions.
+LIBRARIES = ("mtl_t5x", "jax", "jaxlib", "flax", "optax", "numpy", "seqio", "tensorflow")
 
 
 def share(runs: Sequence[Run], index: int, count: int) -> tuple[Run, ...]:
@@ -73,6 +78,7 @@ def run_study(
     index: int = 0,
     count: int = 1,
     workers: Workers = Workers(),
+    config_arguments: Sequence[str] = (),
     seconds_per_step: float | None = None,
     run: one_run.RunFunction | None = None,
 ) -> tuple[str, ...]:
@@ -88,6 +94,7 @@ def run_study(
       runs: all runs of the study, those of other shares included.
       index, count: which share of the runs to take.
       workers: the processes that the runs are carried out in.
+      config_arguments: what on the command line chose the config, recorded for the report.
       seconds_per_step: about what a step of one task takes on one core.
       run: called with a run's gin files and bindings, in this process, instead of workers that call
         `mtl_t5x.main.run`.
@@ -105,7 +112,7 @@ def run_study(
     todo = [job for job in mine if not job.is_finished()]
     # By all of them, so that the study started again shares out the cores as it did before.
     found = workers.places(mine) if todo and run is None else ()
-    _record(workdir, name, config, runs)
+    _record(workdir, name, config, runs, config_arguments)
     print(f"study {name}: {len(mine)} runs here, {len(mine) - len(todo)} of them finished before")
     used = found[: len(todo)]
     progress = Progress(f"study {name}", todo, max(1, len(used)), seconds_per_step)
@@ -166,13 +173,22 @@ def _carry_out_here(
 
 
 def _record(
-    workdir: epath.Path, name: str, config: ml_collections.ConfigDict, runs: Sequence[Run]
+    workdir: epath.Path,
+    name: str,
+    config: ml_collections.ConfigDict,
+    runs: Sequence[Run],
+    config_arguments: Sequence[str],
 ) -> None:
     """Writes `study.json`, or checks that the one there describes this very study."""
     record = {
         "name": name,
         "config": config.to_dict(),
         "runs": [item.record() for item in runs],
+        "flags": list(config_arguments),
+        "versions": {
+            "Python": platform.python_version(),
+            **{library: importlib.metadata.version(library) for library in LIBRARIES},
+        },
     }
     text = json.dumps(record, indent=2, sort_keys=False) + "\n"
     path = workdir / "study.json"
@@ -241,6 +257,18 @@ def _load(path: str | pathlib.Path) -> types.ModuleType:
     return module
 
 
+def _config_arguments(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Those of a command line's arguments that choose the config or set its fields."""
+    found = []
+    following = iter([*arguments[1:], "-"])
+    for argument, value in zip(arguments, following, strict=True):
+        name, has_value, _ = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name.split(".")[0] in ("config", "noconfig"):
+            apart = not has_value and not value.startswith("-")
+            found.append(f"{argument}={value}" if apart else argument)
+    return tuple(found)
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs the study that the flags describe; 2 where it could not start, 1 where runs failed.
 
@@ -261,6 +289,7 @@ def main(argv: Sequence[str]) -> int:
             index=values.index,
             count=values.count,
             workers=Workers(values.jobs, values.devices_per_run, values.devices),
+            config_arguments=_config_arguments(sys.argv[1:]),
             seconds_per_step=getattr(module, "SECONDS_PER_STEP", None),
         )
     except (ValueError, FileNotFoundError) as problem:

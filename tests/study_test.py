@@ -1,4 +1,5 @@
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -286,6 +287,9 @@ def test_the_command_runs_a_study_and_its_exit_code_tells_of_failures(tmp_path):
     )
     assert partly.returncode == 1
     assert "3 of the runs failed" in partly.stdout
+    record = json.loads((tmp_path / "b" / "study.json").read_text())
+    assert record["flags"][1:] == [*overrides, f"--config.seeds=(0, {fake_runs.FAILS})"]
+    assert record["versions"]["jax"] == importlib.metadata.version("jax")
     assert f"single_task.rte.seed{fake_runs.FAILS}" in partly.stdout.splitlines()[-1]
 
 
@@ -352,3 +356,11 @@ def test_study_and_report_import_nothing_heavy():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+def test_the_flags_that_chose_the_config_are_told_from_the_others():
+    arguments = ["--workdir", "d", "--config", "a.py:mini", "--jobs=2", "-config.seeds=(0, 1)"]
+    arguments += ["--config.deep", "--index=0", "--noconfig.tied"]
+    assert study._config_arguments(arguments) == (
+        *("--config=a.py:mini", "-config.seeds=(0, 1)", "--config.deep", "--noconfig.tied"),
+    )

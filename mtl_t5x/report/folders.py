@@ -64,12 +64,18 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A study's record with all its runs; `notes` say what could not be read or computed."""
+    """A study's record with all its runs; `notes` say what could not be read or computed.
+
+    `flags` chose its config on the command line, `versions` are those that it was started with;
+    both are empty where they aren't known.
+    """
 
     name: str
     config: Mapping[str, Any]
     records: tuple[Record, ...]
     notes: tuple[str, ...]
+    flags: tuple[str, ...] = ()
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -107,7 +113,9 @@ def load_study(workdir: epath.PathLike) -> Study:
     study = json.loads(path.read_text(encoding="utf-8"))
     notes: list[str] = []
     records = tuple(_load_record(workdir, run, notes) for run in study["runs"])
-    return Study(study["name"], study["config"], records, tuple(notes))
+    # Studies of earlier versions of this package have no flags and no versions.
+    flags, versions = tuple(study.get("flags", ())), study.get("versions", {})
+    return Study(study["name"], study["config"], records, tuple(notes), flags, versions)
 
 
 def _load_record(workdir: epath.Path, run: Mapping[str, Any], notes: list[str]) -> Record:

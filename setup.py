@@ -9,7 +9,10 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mtl_t5x", "mtl_t5x.*"]),
-    package_data={"mtl_t5x.report": ["paper/*.csv"], "mtl_t5x.tasks.mini": ["*.model"]},
+    package_data={
+        "mtl_t5x.report": ["paper/*.csv", "templates/*"],
+        "mtl_t5x.tasks.mini": ["*.model"],
+    },
     # The lowest versions that the tests were run with, all together; beside some, what broke below.
     install_requires=[
         "absl-py>=1.4",
@@ -24,6 +27,7 @@ setup(
         "jax>=0.10,!=0.10.2",
         "jaxlib>=0.10,!=0.10.2",
         "jaxtyping>=0.2.34",
+        "jinja2>=3.1",
         "matplotlib>=3.9",  # 3.7 can't be imported beside NumPy 2
         "ml-collections>=0.1.1",
         "numpy>=2.0",  # as JAX asks
@@ -43,11 +47,19 @@ setup(
         "tensorflow-text>=2.20",
         "tensorstore>=0.1.74",
         "tqdm>=4.60",
+        "vl-convert-python>=1.9",  # carries Vega-Lite 6.4, which the report's page holds
     ],
     extras_require={
         # Orbax asks Google's client what kind of bucket a gs:// folder is in.
         "gcs": ["google-cloud-storage"],
-        "test": ["beartype", "google-cloud-storage", "pytest", "pytest-xdist", "ruff"],
+        "test": [
+            "beartype",
+            "google-cloud-storage",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "websocket-client",  # talks to Chromium, where there is one
+        ],
         # The TPU's compiler, for --dry_run --topology: the version that jax's extra "tpu" names.
         # (pip below 23.3 doesn't find an extra whose name has an underscore.)
         "tpu-compiler": ["libtpu==0.0.41.*"],

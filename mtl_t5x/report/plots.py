@@ -1,18 +1,18 @@
-"""The report's figures, each returned as the bytes of a PNG."""
+"""The report's figures as files, PNG and SVG: an analysis drawn by Matplotlib."""
 
+import dataclasses
 import io
 import math
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from matplotlib.patches import Patch, Rectangle
 
-from mtl_t5x.report import folders, tables
+from mtl_t5x.report import findings, words
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -30,96 +30,93 @@ STYLE = {
     "axes.grid": True,
     "grid.color": "#e4e4e4",
     "axes.axisbelow": True,
+    # The same figure is the same file.
+    "svg.hashsalt": "mtl_t5x",
 }
-# Loss curves are drawn through the means of at most so many stretches of steps.
-LOSS_POINTS = 50
 
 
-def render(draw: Callable[..., Figure | None], *args: Any) -> bytes | None:
-    """A figure's PNG, drawn in the report's style; None where there is nothing to draw."""
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure's two files: the name without its ending, and their bytes."""
+
+    name: str
+    png: bytes
+    svg: bytes
+
+
+def draw_all(found: findings.Analysis) -> tuple[Picture, ...]:
+    """The figures of an analysis, as many as it has data for."""
+    figures: list[tuple[str, Callable[..., Figure | None], tuple]] = [
+        ("transfer", transfer, (found,))
+    ]
+    # Single layers would make hundreds of files; the page and conflict.csv have them.
+    for group in [group for group in found.groups if "/" not in group]:
+        figures.append((f"conflict.{group}", conflict, (found, group)))
+        for matrix in found.cosines:
+            if matrix.whole and matrix.group == group:
+                name = f"cosine.{group}.{'.'.join(matrix.variant)}"
+                figures.append((name, cosine, (found, matrix)))
+    figures += [(f"loss.{'.'.join(v)}", losses, (found, v)) for v in found.variants]
+    pictures = (_render(name, draw, *arguments) for name, draw, arguments in figures)
+    return tuple(picture for picture in pictures if picture)
+
+
+def _render(name: str, draw: Callable[..., Figure | None], *args: Any) -> Picture | None:
+    """A figure in the report's style; None where there is nothing to draw."""
     with matplotlib.rc_context(STYLE):
         figure = draw(*args)
         if figure is None:
             return None
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+        png, svg = io.BytesIO(), io.BytesIO()
+        figure.savefig(png, format="png")
+        figure.set_layout_engine("none")  # it is laid out now, which takes as long as drawing it
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    return Picture(safe, png.getvalue(), svg.getvalue())
 
 
-def short_labels(variants: Sequence[folders.Variant]) -> dict[folders.Variant, str]:
+def short_labels(variants: Sequence[findings.Variant]) -> dict[findings.Variant, str]:
     """What tells a study's variants apart; the whole name where there is only one."""
     differ = [i for i in range(3) if len({v[i] for v in variants}) > 1] or range(3)
     return {v: " · ".join(v[i] for i in differ) for v in variants}
 
 
-def _which(study: folders.Study, variant: folders.Variant) -> str:
+def _which(found: findings.Analysis, variant: findings.Variant) -> str:
     """A line that names the variant, where the study has several."""
-    return f"\n{short_labels(study.variants)[variant]}" if len(study.variants) > 1 else ""
+    return f"\n{short_labels(found.variants)[variant]}" if len(found.variants) > 1 else ""
 
 
-def _over_seeds(
-    keys: Iterable[tuple[folders.Record, str]], width: int = 1
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, and the mean, lowest and highest over runs of a number, each with the key it's under.
-
-    Each run is first averaged over stretches of `width` steps, which stand at their middle.
-    """
-    values: dict[int, list[float]] = {}
-    for record, key in keys:
-        stretches: dict[int, list[float]] = {}
-        for step in record.steps:
-            value = folders.number(step.get(key))
-            if value is not None:
-                stretches.setdefault(step["step"] // width, []).append(value)
-        for stretch, logged in stretches.items():
-            values.setdefault(stretch, []).append(statistics.fmean(logged))
-    order = sorted(values)
-    return (
-        np.array([stretch * width + (width - 1) / 2 for stretch in order]),
-        np.array([statistics.fmean(values[s]) for s in order]),
-        np.array([min(values[s]) for s in order]),
-        np.array([max(values[s]) for s in order]),
-    )
-
-
-def _band(axes: Axes, curve: tuple, colour: str, line: str, label: str) -> None:
-    steps, mean, low, high = curve
-    axes.plot(
-        steps,
-        mean,
-        line,
-        color=colour,
-        label=label,
-        linewidth=1.8,
-        marker="o" if len(steps) == 1 else None,
-    )
+def _band(
+    axes: Axes, curve: findings.Curve, colour: str, line: str, label: str, above_0: bool = False
+) -> None:
+    """A curve with its intervals; `above_0` leaves out what a log axis has no place for."""
+    known = [
+        (step, point.value, point.low, point.high)
+        for step, point in zip(curve.steps, curve.points, strict=True)
+        if point.value is not None and (point.value > 0 or not above_0)
+    ]
+    if not known:
+        return
+    steps, values, low, high = np.array(known, float).T
+    marker = "o" if len(steps) == 1 else None
+    axes.plot(steps, values, line, color=colour, label=label, linewidth=1.8, marker=marker)
     axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def conflict(study: folders.Study, group: str, small_batches: bool = False) -> Figure:
-    """Directional and magnitude conflict of one parameter group over the steps.
-
-    At fixed points where a run has those, or of each step's own batch alone.
-    """
-    runs = [r for r in study.records if r.kind == "multi_task"]
-    labels = short_labels(study.variants)
+def conflict(found: findings.Analysis, group: str) -> Figure | None:
+    """Directional and magnitude conflict of one group of parameters over the steps."""
+    mine = [one for one in found.conflicts if one.group == group and one.directional.steps]
+    if not mine:
+        return None
+    labels = short_labels(found.variants)
     figure = Figure(figsize=(9, 7))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    for i, variant in enumerate(study.variants):
-        mine = [r for r in runs if r.variant == variant]
-        for axes, name in ((upper, "directional"), (lower, "magnitude")):
-            of_steps = f"conflict/{group}/{name}"
-            curve = _over_seeds(
-                (r, of_steps if small_batches else folders.conflict_key(r, group, name))
-                for r in mine
-            )
-            if name == "magnitude":
-                # A log axis has no place for the 0 that equal norms of one task would give.
-                curve = tuple(x[curve[2] > 0] for x in curve)
-            if len(curve[0]):
-                colour, line = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
-                _band(axes, curve, colour, line, labels[variant])
-    count = len(runs[0].tasks)
+    for one in mine:
+        i = found.variants.index(one.variant)
+        look = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)], labels[one.variant]
+        _band(upper, one.directional, *look)
+        _band(lower, one.magnitude, *look, above_0=True)
+    count = len(mine[0].tasks)
     bounds = {
         (count - 1) / count: "all aligned\n(K−1)/K",
         0: "orthogonal",
@@ -139,83 +136,52 @@ def conflict(study: folders.Study, group: str, small_batches: bool = False) -> F
             color="#444444",
         )
     upper.set(ylabel="directional conflict (no unit)", ylim=(-1 / count - 0.08, 1.02))
-    fixed = any(folders.has_fixed_points(r, group) for r in runs)
-    which = ", small batches (diagnostic)" if small_batches else ", fixed points" if fixed else ""
-    upper.set_title(f"Gradient conflict of {count} tasks, {group}{which}")
+    sources = " and ".join(dict.fromkeys(one.source for one in mine))
+    upper.set_title(f"Gradient conflict of {count} tasks, {group} ({sources})")
     lower.set(xlabel="training step", ylabel="magnitude conflict\n(gradient norm⁴)")
     if len(lower.lines):
         lower.set_yscale("log")
-    if len(study.variants) > 1:
+    if len(found.variants) > 1:
         upper.legend(loc="upper left", bbox_to_anchor=(0, 0.88), ncols=3)
     return figure
 
 
-def mean_cosines(
-    records: Sequence[folders.Record], group: str
-) -> tuple[tuple[str, ...], np.ndarray] | None:
-    """Task names and the K×K cosines, averaged over seeds and steps after warm-up."""
-    names, total = (), []
-    for record in records:
-        order = tuple((record.results or {}).get("tasks", record.tasks))
-        start = folders.warm_up_end(record)
-        key = folders.conflict_key(record, group, "cosine")
-        for step in record.steps:
-            rows = step.get(key) if step["step"] >= start else None
-            if not isinstance(rows, list) or len(rows) != len(order):
-                continue
-            matrix = np.array(
-                [[math.nan if (x := folders.number(v)) is None else x for v in r] for r in rows]
-            )
-            names = names or order
-            if matrix.shape == (len(names),) * 2 and set(order) == set(names):
-                permutation = [order.index(name) for name in names]
-                total.append(matrix[np.ix_(permutation, permutation)])
-    if not total:
+def cosine(found: findings.Analysis, matrix: findings.Cosines) -> Figure | None:
+    """Heat map of the cosines of a matrix; a frame marks the pairs whose sign is sure."""
+    tasks, count = matrix.tasks, len(matrix.tasks)
+    sure = [pair for pair in matrix.pairs if pair.verdict.word != findings.UNDECIDED]
+    known = [pair for pair in matrix.pairs if pair.cosine.value is not None]
+    if not known and not sure:
         return None
-    stacked = np.stack(total)
-    known = np.isfinite(stacked)
-    sums = np.where(known, stacked, 0).sum(axis=0)
-    counts = known.sum(axis=0)
-    return names, np.where(counts > 0, sums / np.maximum(counts, 1), math.nan)
-
-
-def cosine(study: folders.Study, variant: folders.Variant, group: str) -> Figure | None:
-    """Heat map of the mean gradient cosines; None where nothing was measured."""
-    found = mean_cosines(study.runs(variant, "multi_task"), group)
-    if found is None:
-        return None
-    names, matrix = found
-    count = len(names)
-    off = ~np.eye(count, dtype=bool)
-    shown = np.where(off, matrix, math.nan)
+    shown = np.full((count, count), math.nan)
     # The scale reaches to the next 0.05, so that small cosines are still told apart.
-    known = np.abs(shown[np.isfinite(shown)])
-    limit = max(0.05, math.ceil(known.max() / 0.05 - 1e-9) * 0.05) if known.size else 1.0
+    strongest = max((abs(pair.cosine.value) for pair in known), default=0.0)
+    limit = max(0.05, math.ceil(strongest / 0.05 - 1e-9) * 0.05)
     figure = Figure(figsize=(1.8 + 0.72 * count, 1.2 + 0.62 * count))
     axes = figure.subplots()
+    for pair in dict.fromkeys((*known, *sure)):
+        value = pair.cosine.value
+        text = words.number(value)
+        if value is None:  # noise hides all but its sign
+            text = "+" if pair.verdict.word == findings.GAIN else "−"
+        places = tasks.index(pair.first), tasks.index(pair.second)
+        for i, j in (places, places[::-1]):
+            shown[i, j] = math.nan if value is None else value
+            colour = "white" if abs(value or 0) > 0.65 * limit else "black"
+            axes.text(j, i, text, ha="center", va="center", fontsize=10, color=colour)
+            if pair in sure:
+                corner = j - 0.47, i - 0.47
+                axes.add_patch(Rectangle(corner, 0.94, 0.94, fill=False, linewidth=1.6))
     colours = matplotlib.colormaps["RdBu"].with_extremes(bad="#eeeeee")
     image = axes.imshow(shown, cmap=colours, vmin=-limit, vmax=limit, aspect="auto")
-    for (i, j), value in np.ndenumerate(matrix):
-        if np.isfinite(value):
-            dark = off[i, j] and abs(value) > 0.65 * limit
-            # Adding 0 makes a rounded -0.0 a plain 0.
-            text = f"{round(value, 2) + 0:.2f}".replace("-", "−") if off[i, j] else "1"
-            axes.text(
-                j,
-                i,
-                text,
-                ha="center",
-                va="center",
-                fontsize=10,
-                color="white" if dark else "black" if off[i, j] else "#888888",
-            )
-    axes.set_xticks(range(count), names, rotation=35, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(count), names)
+    axes.set_xticks(range(count), tasks, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(count), tasks)
     axes.grid(False)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    axes.set_title(f"Mean cosine of task gradients, {group}{_which(study, variant)}")
+    title = f"Mean cosine of task gradients, {matrix.group} ({matrix.source})"
+    axes.set_title(f"{title}{_which(found, matrix.variant)}\nframed: the sign is sure")
     bar = figure.colorbar(image, ax=axes, shrink=0.85, ticks=np.linspace(-limit, limit, 5))
     bar.ax.yaxis.set_major_formatter("{x:.3g}")
     bar.set_label("cosine (red: opposed, blue: aligned)")
@@ -223,31 +189,29 @@ def cosine(study: folders.Study, variant: folders.Variant, group: str) -> Figure
     return figure
 
 
-def losses(study: folders.Study, variant: folders.Variant) -> Figure:
+def losses(found: findings.Analysis, variant: findings.Variant) -> Figure | None:
     """Training loss of every task over the steps, multi-task against single-task."""
-    records = study.runs(variant)
-    tasks = list(dict.fromkeys(task for r in records for task in r.tasks))
-    last = max((r.steps[-1]["step"] for r in records if r.steps), default=0)
-    width = max(1, math.ceil(last / LOSS_POINTS))
-    columns = min(4, len(tasks))
-    rows = math.ceil(len(tasks) / columns)
+    mine = [
+        one
+        for one in found.slowdowns
+        if one.variant == variant and (one.single.steps or one.multi.steps)
+    ]
+    if not mine:
+        return None
+    columns = min(4, len(mine))
+    rows = math.ceil(len(mine) / columns)
     figure = Figure(figsize=(2.9 * columns + 0.4, 2.3 * rows + 0.7))
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True)
-    for axes, task in zip(grid.flat, tasks, strict=False):
-        for kind, colour, line, label in (
-            ("single_task", LOSS, "--", "single-task"),
-            ("multi_task", GAIN, "-", "multi-task"),
-        ):
-            mine = [r for r in records if r.kind == kind and task in r.tasks]
-            curve = _over_seeds(((r, f"loss/{task}") for r in mine), width)
-            if len(curve[0]):
-                _band(axes, curve, colour, line, label)
-        axes.set_title(task)
+    for axes, one in zip(grid.flat, mine, strict=False):
+        _band(axes, one.single, LOSS, "--", "single-task")
+        _band(axes, one.multi, GAIN, "-", "multi-task")
+        axes.set_title(one.task)
         axes.set_yscale("log")  # the first steps would flatten all that follows
-    for axes in grid.flat[len(tasks) :]:
+    for axes in grid.flat[len(mine) :]:
         axes.set_visible(False)
-    if len(study.variants) > 1:
-        figure.suptitle(_which(study, variant).removeprefix("\n"), fontsize=11, x=0.03, ha="left")
+    if len(found.variants) > 1:
+        name = _which(found, variant).removeprefix("\n")
+        figure.suptitle(name, fontsize=11, x=0.03, ha="left")
     figure.supxlabel("training step", fontsize=11)
     # Heads on the encoder have losses of several kinds; text has one.
     unit = " (nats per target token)" if variant[0].startswith("text_to_text") else ""
@@ -256,38 +220,40 @@ def losses(study: folders.Study, variant: folders.Variant) -> Figure:
     for axes in grid.flat:
         lines, names = axes.get_legend_handles_labels()
         handles = {**dict(zip(names, lines, strict=True)), **handles}
-    if handles:
-        figure.legend(handles.values(), handles, loc="outside upper right", ncols=2)
+    figure.legend(handles.values(), handles, loc="outside upper right", ncols=2)
     return figure
 
 
-def transfer(study: folders.Study, rows: Sequence[tables.TransferRow]) -> Figure | None:
+def transfer(found: findings.Analysis) -> Figure | None:
     """Relative transfer of the headline metrics and their average, with its 95 % interval.
 
-    None where it is undefined for every row.
+    A task's verdict colours it, where there is only one variant. None where it is undefined for
+    every row.
     """
-    drawn = [row for row in rows if row.relative_transfer_percent is not None]
+    drawn = [t for t in found.transfers if t.headline and t.percent.value is not None]
     if not drawn:
         return None
-    tasks = list(dict.fromkeys(row.task for row in rows if row.task != "average")) + ["average"]
-    variants = list(dict.fromkeys(row.variant for row in rows))
-    labels = short_labels(study.variants)
-    # Intervals from two seeds can be very wide; the bars set the scale, arrows say "goes on".
-    reach = max(5.0, 2.2 * max(abs(row.relative_transfer_percent) for row in drawn))
+    tasks = [task for task in found.tasks if any(t.task == task for t in drawn)] + ["average"]
+    variants = [v for v in found.variants if any(t.variant == v for t in drawn)]
+    labels = short_labels(found.variants)
+    words_colours = {findings.GAIN: GAIN, findings.LOSS: LOSS, findings.UNDECIDED: "#777777"}
+    # Intervals from two seeds can be very wide; the values set the scale, arrows say "goes on".
+    reach = max(5.0, 2.2 * max(abs(t.percent.value) for t in drawn))
     thick = 0.72 / len(variants)
     figure = Figure(figsize=(9, 1.4 + max(0.42, 0.24 * len(variants)) * len(tasks)))
     axes = figure.subplots()
-    for row in drawn:
-        i = variants.index(row.variant)
-        y = tasks.index(row.task) + (i - (len(variants) - 1) / 2) * thick
-        value = row.relative_transfer_percent
-        colour = COLOURS[i % len(COLOURS)] if len(variants) > 1 else GAIN if value >= 0 else LOSS
-        axes.barh(y, value, height=thick * 0.9, color=colour, alpha=0.85)
-        if row.ci95_low is not None:
-            low, high = max(row.ci95_low, -reach), min(row.ci95_high, reach)
-            axes.plot([low, high], [y, y], color="#333333", linewidth=1.4, solid_capstyle="butt")
-            for end, bound, beyond in ((low, row.ci95_low, "<"), (high, row.ci95_high, ">")):
-                axes.plot(end, y, beyond if end != bound else "|", color="#333333", markersize=6)
+    for one in drawn:
+        i = variants.index(one.variant)
+        y = tasks.index(one.task) + (i - (len(variants) - 1) / 2) * thick
+        colour = COLOURS[i % len(COLOURS)]
+        if len(variants) == 1:
+            colour = words_colours[one.verdict.word]
+        axes.plot(one.percent.value, y, "o", color=colour, markersize=7)
+        if one.percent.low is not None:
+            low, high = max(one.percent.low, -reach), min(one.percent.high, reach)
+            axes.plot([low, high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
+            for end, bound, beyond in ((low, one.percent.low, "<"), (high, one.percent.high, ">")):
+                axes.plot(end, y, beyond if end != bound else "|", color=colour, markersize=7)
     axes.axvline(0, color="#333333", linewidth=1)
     axes.axhline(len(tasks) - 1.5, color="#999999", linewidth=0.8)
     axes.set_yticks(range(len(tasks)), tasks)
@@ -295,12 +261,16 @@ def transfer(study: folders.Study, rows: Sequence[tables.TransferRow]) -> Figure
     axes.set_xlim(-1.04 * reach, 1.04 * reach)
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("relative transfer (% of the single-task score)")
+    axes.set_xlabel("relative transfer (% of the single-task score) with its 95 % interval")
     axes.set_title("← multi-task worse · multi-task better →", loc="center", fontsize=11)
+    handles = [
+        Patch(color=colour, label=word)
+        for word, colour in words_colours.items()
+        if any(t.verdict.word == word for t in drawn)
+    ]
     if len(variants) > 1:
         handles = [
-            Patch(color=COLOURS[i % len(COLOURS)], label=labels[v], alpha=0.85)
-            for i, v in enumerate(variants)
+            Patch(color=COLOURS[i % len(COLOURS)], label=labels[v]) for i, v in enumerate(variants)
         ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(variants)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
     return figure

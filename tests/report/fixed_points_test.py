@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mtl_t5x.report import folders, plots, report, tables
+from mtl_t5x.report import analysis, findings, folders, plots, report, tables
 from tests.report.report_test import TASKS, conflict_line, read_csv, write_run, write_study
 
 
@@ -33,23 +33,21 @@ def workdir(tmp_path):
 
 
 def test_figures_are_of_fixed_points(workdir):
-    study = folders.load_study(workdir)
-    for small_batches, height, count in ((False, 0.2, 2), (True, -0.25, 20)):
-        axes = plots.conflict(study, "encoder", small_batches).axes[0]
-        curve = next(drawn for drawn in axes.lines if len(drawn.get_xdata()) == count)
-        np.testing.assert_allclose(curve.get_ydata(), height)
-        assert ("diagnostic" in axes.get_title(loc="center")) == small_batches
-    _, cosines = plots.mean_cosines(study.records, "encoder")
-    np.testing.assert_allclose(cosines, [[1, 0.4], [0.4, 1]])
+    found = analysis.analyse(folders.load_study(workdir))
+    (conflict,) = found.conflicts
+    assert (conflict.group, conflict.source) == ("encoder", findings.FIXED_POINT)
+    axes = plots.conflict(found, "encoder").axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), 0.2)
+    (whole,) = (one for one in found.cosines if one.whole)
+    shown = plots.cosine(found, whole).axes[0].images[0].get_array()
+    np.testing.assert_allclose([shown[0, 1], shown[1, 0]], 0.4)
 
 
 def test_the_page_and_the_tables_name_both(workdir):
     html = report.write_report(workdir).read_text()
     assert "encoder, fixed points" in html and "encoder, small batches (diagnostic)" in html
     assert html.index("encoder, fixed points") < html.index("encoder, small batches (diagnostic)")
-    assert '<th class="">covariance</th>' in html
-    names = {path.name for path in (workdir / "report").glob("conflict.*.png")}
-    assert names == {"conflict.encoder.png", "conflict.encoder.small_batches.png"}
+    assert ">covariance</button>" in html
     rows = read_csv(workdir / "report" / "conflict.csv")
     fixed = [row for row in rows if row["group"] == "fixed_point/encoder"]
     assert {(row["covariance"], row["noise"]) for row in fixed} == {("9", "16")}
@@ -65,4 +63,4 @@ def test_a_run_without_fixed_points_is_read_as_before(tmp_path):
     assert folders.conflict_key(study.records[0], "encoder", "cosine") == "conflict/encoder/cosine"
     assert [row["group"] for row in tables.conflict_rows(study)] == ["encoder"]
     html = report.write_report(tmp_path).read_text()
-    assert "diagnostic" not in html and "covariance</th>" not in html
+    assert "(diagnostic)" not in html and ">covariance</button>" not in html

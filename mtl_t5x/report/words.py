@@ -1,0 +1,32 @@
+"""Numbers as the report's page and tables write them."""
+
+from mtl_t5x.report import findings
+
+UNDEFINED = "–"
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number in Python's format `form` with a true minus sign; a rounded -0 is 0."""
+    if value is None:
+        return UNDEFINED
+    text = format(value, form)
+    if not text.strip("+-0.%"):
+        text = text.replace("-", "")
+    return text.replace("-", "−")
+
+
+def interval(estimate: findings.Estimate, form: str = ".2f") -> str:
+    """The ends of an estimate's interval, or nothing where it has none."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f"[{number(estimate.low, form)}, {number(estimate.high, form)}]"
+
+
+def estimate(value: findings.Estimate, form: str = ".2f") -> str:
+    """An estimate with its interval, where it has one."""
+    return f"{number(value.value, form)} {interval(value, form)}".strip()
+
+
+def variant(names: findings.Variant) -> str:
+    """A variant's name."""
+    return " · ".join(names)

@@ -99,23 +99,23 @@ def _resampled(
     """Every metric of the runs: its value in results.json, and on resamples."""
     units = int(scores.units_of(answers[group[0].name, task].targets).max()) + 1
     once = np.ones((1, units))
-    metrics: dict[tuple[int, str], statistics.Values] = {}
+    metrics: dict[tuple[int, str], statistics.Scored] = {}
     for place, record in enumerate(group):
         mine = answers[record.name, task]
         for metric, value in record.results["test"][task].items():
             if not folders.is_metric(metric) or folders.number(value) is None:
                 continue
-            values = scores.resampled(metric, mine.targets, mine.predictions)
-            if values is None:
+            scored = scores.resampled(metric, mine.targets, mine.predictions)
+            if scored is None:
                 continue
-            found = float(values(once)[0])
+            found = float(scored.of(once)[0])
             if not math.isclose(found, value, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
                 notes.append(
                     f"runs/{record.name}: {task}'s predictions give {metric} = {found:.6g}, and "
                     f"results.json says {value:.6g}: they aren't used"
                 )
                 continue
-            metrics[place, metric] = values
+            metrics[place, metric] = scored
     drawn = statistics.resample(metrics, units, resamples, (zlib.crc32(task.encode()), units))
     return [
         (group[place], metric, float(group[place].results["test"][task][metric]), draws)

@@ -90,7 +90,7 @@ class VariantDifference:
     """What a change of one setting does to multi-task models: `variant` minus `other`.
 
     Attributes:
-      changed: "architecture", "prompt" or "labels", in which alone the two differ.
+      changed: "architecture", "prompt" or "labels", in which alone the two differ, or "study".
       task: its short name, or "average"; always the headline metric.
       points: of the multi-task metric.
       percent: of the relative transfers, in percentage points.

@@ -112,14 +112,16 @@ def load_study(workdir: epath.PathLike) -> Study:
         )
     study = json.loads(path.read_text(encoding="utf-8"))
     notes: list[str] = []
-    records = tuple(_load_record(workdir, run, notes) for run in study["runs"])
+    records = tuple(
+        load_record(workdir / "runs" / run["name"], run, notes) for run in study["runs"]
+    )
     # Studies of earlier versions of this package have no flags and no versions.
     flags, versions = tuple(study.get("flags", ())), study.get("versions", {})
     return Study(study["name"], study["config"], records, tuple(notes), flags, versions)
 
 
-def _load_record(workdir: epath.Path, run: Mapping[str, Any], notes: list[str]) -> Record:
-    folder = workdir / "runs" / run["name"]
+def load_record(folder: epath.Path, run: Mapping[str, Any], notes: list[str]) -> Record:
+    """What a run's folder holds; `run` is as in study.json, and `notes` get what is broken."""
     results = None
     path = folder / "results.json"
     if path.exists():

@@ -17,7 +17,8 @@ class Answers:
     """What a run answered on a task's test split, in the split's order.
 
     Attributes:
-      examples: which rows of the data these are, to tell whether two runs answered the same.
+      examples: each one's row in the data and its target, by which runs are seen to have answered
+        the same.
       inputs, right, said: the texts of input, target and answer; empty where none is kept.
       targets, predictions: as the task's postprocessor made them for its metrics.
     """
@@ -44,7 +45,7 @@ def read_all(study: folders.Study) -> tuple[AllAnswers, tuple[str, ...]]:
             except ValueError as problem:
                 notes.append(str(problem))
                 continue
-            if answers is not None and answers.targets:
+            if answers is not None and len(answers.targets):
                 found[record.name, task] = answers
     return found, tuple(notes)
 
@@ -100,7 +101,10 @@ def _file(record: folders.Record, task: str, end: str, *below: str) -> epath.Pat
 def _answers(lines: Sequence[tuple[dict[str, Any], Any, Any, Any]]) -> Answers:
     inputs, targets, predictions, said = zip(*lines, strict=True) if lines else ((), (), (), ())
     return Answers(
-        examples=tuple(str(one.get("idx", i)) for i, one in enumerate(inputs)),
+        examples=tuple(
+            f"{one.get('idx', i)}: {target}"
+            for i, (one, target) in enumerate(zip(inputs, targets, strict=True))
+        ),
         inputs=tuple(str(one.get("inputs_pretokenized", "")) for one in inputs),
         right=tuple(str(one.get("targets_pretokenized", "")) for one in inputs),
         said=tuple("" if text is None else str(text) for text in said),

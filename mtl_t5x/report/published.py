@@ -144,7 +144,7 @@ def cells(study: folders.Study, table: str) -> tuple[Cell, ...]:
     """
     printed = load(table)
     transfers = {
-        (sample.variant, sample.task): sample.transfer()[0]
+        (sample.variant, sample.task): sample.percent
         for sample in tables.samples(as_study(printed))[0]
     }
     found: list[Cell] = []

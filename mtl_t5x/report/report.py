@@ -50,7 +50,11 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
       FileNotFoundError: `workdir` holds no study.json.
       ValueError: its config's `paper_table` is none of the paper's tables.
     """
-    study = folders.load_study(workdir)
+    return write(folders.load_study(workdir), epath.Path(workdir) / "report")
+
+
+def write(study: folders.Study, folder: epath.Path) -> epath.Path:
+    """Writes a study's report into a folder; see `write_report`."""
     found = analysis.analyse(study)
     conflicts = tables.conflict_rows(study)
     table = study.config.get("paper_table")  # only the paper's studies name one
@@ -73,8 +77,7 @@ def write_report(workdir: epath.PathLike) -> epath.Path:
         written[f"{name}.tex"] = latex.render(printed).encode()
     names = sorted(name for name in written if name.endswith((".png", ".svg", ".csv", ".tex")))
     written["report.html"] = page.render(study, found, paper, conflicts, names).encode()
-    folder = epath.Path(workdir) / "report"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in written.items():
         files.write_atomically(folder / name, content)
     return folder / "report.html"

@@ -6,13 +6,14 @@ each gives what `tasks.metrics` and `tasks.decanlp.metrics` do.
 """
 
 import importlib
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from mtl_t5x.report.statistics import Counts, Draws, Values
+from mtl_t5x.report.statistics import Counts, Draws, Scored
 
 Sums = Float[np.ndarray, "resample statistic"]
 Statistics = Float[np.ndarray, "example statistic"]
@@ -24,34 +25,31 @@ _UNPARSED = -1  # as `tasks.metrics` has it, which takes a second to import
 
 def units_of(targets: Sequence[Any]) -> Int[np.ndarray, " example"]:
     """What is drawn: the examples, or where they are turns of dialogues, the dialogues."""
-    if targets and isinstance(targets[0], dict) and "dialogue" in targets[0]:
+    if isinstance(targets[0], dict) and "dialogue" in targets[0]:
         dialogues = [target["dialogue"] for target in targets]
         return np.unique(dialogues, return_inverse=True)[1]
     return np.arange(len(targets))
 
 
-def resampled(metric: str, targets: Sequence[Any], predictions: Sequence[Any]) -> Values | None:
+def resampled(metric: str, targets: Sequence[Any], predictions: Sequence[Any]) -> Scored | None:
     """A metric of these answers, by its name in results.json; None of one that isn't known here."""
+    numbers_only = isinstance(targets[0], numbers.Number)
+    if numbers_only:
+        targets, predictions = np.asarray(targets), np.asarray(predictions)
     if metric == "spearman_corrcoef":
-        return _spearman(np.asarray(targets, float), np.asarray(predictions, float))
-    scoring = _table(targets).get(metric)
+        return Scored(None, _spearman(targets.astype(float), predictions.astype(float)))
+    scoring = (_OF_NUMBERS if numbers_only else _of_texts()).get(metric)
     if scoring is None:
         return None
     statistics, value = scoring
-    units = units_of(targets)
-    columns = np.asarray(statistics(targets, predictions), np.float64)
-    table = np.stack([np.bincount(units, column) for column in columns.T], axis=1)
-
-    def values(counts: Counts) -> Draws:
-        return value(counts @ table)
-
-    return values
+    columns = statistics(targets, predictions)
+    if not numbers_only:
+        units = units_of(targets)
+        columns = np.stack([np.bincount(units, column) for column in columns.T], axis=1)
+    return Scored(columns, value)
 
 
-def _table(targets: Sequence[Any]) -> Mapping[str, Scoring]:
-    """How the metrics of such targets are resampled, by name."""
-    if not targets or isinstance(targets[0], int | float):
-        return _OF_NUMBERS
+def _of_texts() -> Mapping[str, Scoring]:
     return importlib.import_module("mtl_t5x.report.text_scores").TABLE
 
 
@@ -64,8 +62,7 @@ def quotient(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def _hits(targets, predictions) -> Statistics:
-    hits = np.asarray(targets) == np.asarray(predictions)
-    return np.stack([100.0 * hits, np.ones(len(hits))], axis=1)
+    return np.stack([100.0 * (targets == predictions), np.ones(len(targets))], axis=1)
 
 
 def mean(sums: Sums) -> Draws:
@@ -74,7 +71,6 @@ def mean(sums: Sums) -> Draws:
 
 def _f1_counts(targets, predictions) -> Statistics:
     """True positives; predicted and true positives together."""
-    targets, predictions = np.asarray(targets), np.asarray(predictions)
     predictions = np.where(predictions == _UNPARSED, 1 - targets, predictions)
     both = (targets == 1) & (predictions == 1)
     return np.stack([both, 1.0 * (targets == 1) + (predictions == 1)], axis=1)
@@ -86,7 +82,6 @@ def _f1(sums: Sums) -> Draws:
 
 def _confusion(targets, predictions) -> Statistics:
     """Indicators of the target's and of the prediction's class, and whether they agree."""
-    targets, predictions = np.asarray(targets), np.asarray(predictions)
     classes = np.union1d(targets, predictions)
     agree = (targets == predictions)[:, None]
     marks = [targets[:, None] == classes, predictions[:, None] == classes, agree]
@@ -104,7 +99,7 @@ def _matthews(sums: Sums) -> Draws:
 
 
 def _moments(targets, predictions) -> Statistics:
-    x, y = np.asarray(targets, float), np.asarray(predictions, float)
+    x, y = targets.astype(float), predictions.astype(float)
     x, y = x - x.mean(), y - y.mean()  # small sums: nothing cancels
     return np.stack([x, y, x * x, y * y, x * y, np.ones(len(x))], axis=1)
 
@@ -123,7 +118,7 @@ def _correlation(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> np.ndarray:
 
 def _spearman(
     targets: Float[np.ndarray, " example"], predictions: Float[np.ndarray, " example"]
-) -> Values:
+) -> Callable[[Counts], Draws]:
     """Ranks are of the resample, ties at their middle."""
     sides = []
     for side in (targets, predictions):

@@ -56,18 +56,27 @@ class TransferRow:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A metric of a task, or the average over tasks, by seed, of a variant and its baseline."""
+    """A metric of a task, or the average over tasks, by seed, of a variant and its baseline.
+
+    `headline`: whether the metric is the task's first.
+    """
 
     variant: folders.Variant
     baseline: folders.Variant
     task: str
     metric: str
+    headline: bool
     multi: Mapping[int, float]
     single: Mapping[int, float]
 
     @property
     def seeds(self) -> int:
         return min(len(self.multi), len(self.single))
+
+    @property
+    def percent(self) -> float | None:
+        """Relative transfer; None where it is undefined."""
+        return ratio(list(self.multi.values()), list(self.single.values())).percent
 
     def transfer(self) -> tuple[float | None, float | None, float | None]:
         """Relative transfer, with the seeds alone as the sample; see `relative_transfer`."""
@@ -218,7 +227,8 @@ def samples(study: folders.Study) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
             for metric in [headline, *metrics] if (task, headline) in keys else metrics:
                 key = (task, metric)
                 values = (multi.get(key, {}), single.get(key, {}))
-                mine.append(Sample(variant, study.baseline(variant), *key, *values))
+                first_one = metric == headline
+                mine.append(Sample(variant, study.baseline(variant), *key, first_one, *values))
         average, average_notes = _average(study, variant, first, multi, single)
         mine += [average] if average else []
         found += mine
@@ -268,7 +278,7 @@ def _average(
             partial = sorted(set(seeds) - set(whole))
             notes.append(f"{where}: the {kind} average leaves out the incomplete seeds {partial}")
         means.append({s: statistics.fmean(values[key][s] for key in keys) for s in whole})
-    return Sample(variant, study.baseline(variant), *AVERAGE, *means), notes
+    return Sample(variant, study.baseline(variant), *AVERAGE, True, *means), notes
 
 
 def conflict_rows(study: folders.Study) -> tuple[dict[str, Any], ...]:

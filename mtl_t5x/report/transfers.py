@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mtl_t5x.report import cells, folders, statistics, tables
+from mtl_t5x.report import cells, folders, gathered, statistics, tables
 from mtl_t5x.report.findings import (
     BOOTSTRAP,
     SEEDS_ONLY,
@@ -16,8 +16,6 @@ from mtl_t5x.report.findings import (
     VariantDifference,
     Verdict,
 )
-
-_FIELDS = ("architecture", "prompt", "labels")
 
 
 class Draws(NamedTuple):
@@ -32,7 +30,6 @@ AllDraws = Mapping[tuple[folders.Variant, str, str], Draws]
 
 
 def transfers(
-    study: folders.Study,
     samples: Sequence[tables.Sample],
     found: cells.Cells,
     examples: Mapping[str, int],
@@ -40,8 +37,7 @@ def transfers(
     """A transfer for each sample, draws of those that have them, and notes on the others.
 
     Args:
-      study: see there.
-      samples: of the study.
+      samples: of a study.
       found: its cells.
       examples: of each task's test split, where its predictions are at hand.
     """
@@ -49,7 +45,7 @@ def transfers(
     effects: list[Transfer] = []
     draws: dict[tuple[folders.Variant, str, str], Draws] = {}
     for sample in samples:
-        start = _start(study, sample, examples)
+        start = _start(sample, examples)
         pair = _pair(found, sample)
         where = f"{'.'.join(sample.variant)}, {sample.task}, {sample.metric}"
         if pair is None:
@@ -82,7 +78,7 @@ def _pair(found: cells.Cells, sample: tables.Sample) -> tuple[cells.Drawn, cells
     return (multi, single) if multi and single else None
 
 
-def _start(study: folders.Study, sample: tables.Sample, examples: Mapping[str, int]) -> Transfer:
+def _start(sample: tables.Sample, examples: Mapping[str, int]) -> Transfer:
     """A sample's values without intervals."""
     multi, single = (
         tables.mean_sd(list(values.values()))[0] for values in (sample.multi, sample.single)
@@ -92,14 +88,14 @@ def _start(study: folders.Study, sample: tables.Sample, examples: Mapping[str, i
         variant=sample.variant,
         task=sample.task,
         metric=sample.metric,
-        headline=tables.is_headline(study, sample),
+        headline=sample.headline,
         baseline=sample.baseline,
         single=Estimate(single),
         multi=Estimate(multi),
         single_by_seed=tuple(sample.single.items()),
         multi_by_seed=tuple(sample.multi.items()),
         difference=Estimate(difference),
-        percent=Estimate(sample.transfer()[0]),
+        percent=Estimate(sample.percent),
         verdict=Verdict(None, None, UNDECIDED),
         smallest_points=None,
         smallest_percent=None,
@@ -200,18 +196,28 @@ def differences(effects: Sequence[Transfer], draws: AllDraws) -> tuple[VariantDi
     rows = []
     for i, other in enumerate(headlines):
         for one in headlines[i + 1 :]:
-            changed = [
-                field
-                for field, a, b in zip(_FIELDS, one.variant, other.variant, strict=True)
-                if a != b
-            ]
-            if (one.task, one.metric) == (other.task, other.metric) and len(changed) == 1:
-                rows.append(_difference(one, other, changed[0], draws))
+            changed = _changed(one.variant, other.variant)
+            if (one.task, one.metric) == (other.task, other.metric) and changed:
+                rows.append(_difference(one, other, changed, draws))
     verdicts = statistics.verdicts([r.points.value for r in rows], [r.verdict.p for r in rows])
     return tuple(
         dataclasses.replace(row, verdict=verdict)
         for row, verdict in zip(rows, verdicts, strict=True)
     )
+
+
+def _changed(one: folders.Variant, other: folders.Variant) -> str | None:
+    """The one setting in which two variants differ; None where it isn't one."""
+    fields = ("architecture", "prompt", "labels")
+    changed = [f for f, a, b in zip(fields, one, other, strict=True) if a != b]
+    if changed != ["architecture"]:
+        return changed[0] if len(changed) == 1 else None
+    (study, _, mine), (its_study, _, its) = (
+        variant[0].rpartition(gathered.OF_STUDY) for variant in (one, other)
+    )
+    if study == its_study:
+        return "architecture"
+    return "study" if mine == its else None
 
 
 def _difference(one: Transfer, other: Transfer, changed: str, draws: AllDraws) -> VariantDifference:

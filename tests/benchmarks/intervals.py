@@ -69,7 +69,7 @@ def condition(
         study, answers = simulated.study(rng, tasks, examples, seeds)
         samples, _ = tables.samples(study)
         drawn = cells.draw(study, answers, arguments.resamples)
-        effects, _, notes = transfers.transfers(study, samples, drawn, {})
+        effects, _, notes = transfers.transfers(samples, drawn, {})
         assert not notes, notes
         pairs = [pair for pair in zip(effects, samples, strict=True) if pair[0].task != "average"]
         for effect_found, sample in pairs:

@@ -95,7 +95,7 @@ def test_resamples_are_scored_as_the_task_scores_them(case):
     drawn = np.concatenate([np.arange(count)[None], RNG.integers(0, count, (5, count))])
     counts = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(float)
     for name in metric(targets, predictions):
-        found = scores.resampled(name, targets, predictions)(counts)
+        found = scores.resampled(name, targets, predictions).of(counts)
         for row, value in zip(drawn, found, strict=True):
             # A dialogue that is drawn twice is two dialogues.
             places = [
@@ -112,8 +112,8 @@ def test_resamples_are_scored_as_the_task_scores_them(case):
 def test_constant_answers_correlate_with_nothing():
     targets, _ = numbers()
     for name in ("pearson_corrcoef", "spearman_corrcoef"):
-        assert scores.resampled(name, targets, [0.3] * 60)(np.ones((1, 60))) == 0
-    assert scores.resampled("matthews_corrcoef", [0, 1] * 30, [1] * 60)(np.ones((1, 60))) == 0
+        assert scores.resampled(name, targets, [0.3] * 60).of(np.ones((1, 60))) == 0
+    assert scores.resampled("matthews_corrcoef", [0, 1] * 30, [1] * 60).of(np.ones((1, 60))) == 0
 
 
 def test_a_metric_of_another_library_is_not_known():

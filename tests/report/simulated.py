@@ -98,7 +98,7 @@ def study(rng, tasks: dict[str, Task], examples: int, seeds: int):
         name = f"{'.'.join(VARIANT)}.{kind}.{'-'.join(names)}.seed{seed}"
         test = {}
         for task in names:
-            targets, predicted = (x.tolist() for x in drawn[task][kind, seed])
+            targets, predicted = drawn[task][kind, seed]
             found[name, task] = predictions.Answers(
                 numbers, texts, texts, texts, targets, predicted
             )
@@ -135,7 +135,9 @@ def write(workdir, simulated, found) -> None:
         for task in record.results["test"]:
             mine = found[record.name, task]
             lines = []
-            for i, (target, said) in enumerate(zip(mine.targets, mine.predictions, strict=True)):
+            for i, (target, said) in enumerate(
+                zip(mine.targets.tolist(), mine.predictions.tolist(), strict=True)
+            ):
                 text = {"idx": i, "inputs_pretokenized": f"{task} {i}"}
                 text["targets_pretokenized"] = str(target)
                 line = {"input": text, "target": target, "output": str(said), "prediction": said}

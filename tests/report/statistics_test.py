@@ -9,11 +9,13 @@ from mtl_t5x.report.findings import GAIN, LOSS, UNDECIDED, Estimate
 def test_resamples_of_a_mean_have_its_standard_error_and_are_paired():
     values = np.random.default_rng(0).normal(size=150)
 
-    def mean(counts):
+    def of_counts(counts):
         assert (counts.sum(axis=1) == 150).all()
-        return counts @ values / 150
+        return counts @ values / 75
 
-    found = statistics.resample({"a": mean, "b": lambda c: 2 * mean(c)}, 150, 20_000, (1,))
+    mean = statistics.Scored(values[:, None], lambda sums: sums[:, 0] / 150)
+    double = statistics.Scored(None, of_counts)
+    found = statistics.resample({"b": double, "a": mean}, 150, 20_000, (1,))
     assert found["a"].std() == pytest.approx(values.std() / np.sqrt(150), rel=0.03)
     assert found["a"].mean() == pytest.approx(values.mean(), abs=5e-3)
     np.testing.assert_allclose(found["b"], 2 * found["a"])
@@ -26,7 +28,10 @@ def test_a_cell_knows_what_seeds_differ_by_chance():
     rng = np.random.default_rng(0)
     examples, seeds, noise = 400, 3, 2.0
     scores = rng.normal(size=examples) + noise * rng.normal(size=(seeds, examples))
-    metrics = {str(s): lambda counts, s=s: counts @ scores[s] / examples for s in range(seeds)}
+    metrics = {
+        str(s): statistics.Scored(scores[s][:, None], lambda sums: sums[:, 0] / examples)
+        for s in range(seeds)
+    }
     draws = statistics.resample(metrics, examples, 4000, (0,))
     by_seed = {s: float(scores[s].mean()) for s in range(seeds)}
     found = statistics.cell(by_seed, np.stack(list(draws.values())))

@@ -60,7 +60,7 @@ def test_without_predictions_the_seeds_are_the_sample_and_a_note_says_so(workdir
     answers, _ = predictions.read_all(study)
     answers = {key: mine for key, mine in answers.items() if key[1] != "hurt"}
     effects, draws, notes = transfers.transfers(
-        study, samples, cells.draw(study, answers, 200), {"helped": 800}
+        samples, cells.draw(study, answers, 200), {"helped": 800}
     )
     by_task = {effect.task: effect for effect in effects}
     for task in ("hurt", "average"):
@@ -110,7 +110,7 @@ def test_variants_that_differ_in_one_setting_are_compared(workdir):
     both = dataclasses.replace(study, records=(*study.records, *copies))
     answers, _ = predictions.read_all(both)
     samples, _ = tables.samples(both)
-    effects, draws, _ = transfers.transfers(both, samples, cells.draw(both, answers, 500), {})
+    effects, draws, _ = transfers.transfers(samples, cells.draw(both, answers, 500), {})
     rows = transfers.differences(effects, draws)
     assert {(row.changed, row.other) for row in rows} == {("labels", simulated.VARIANT)}
     assert len(rows) == len(TASKS) + 1

@@ -41,7 +41,7 @@ class Measured:
     """The cosines between tasks in one group of parameters, at the steps at which a run measured.
 
     Attributes:
-      source: UNBIASED, FIXED_POINT or BATCH, the first that the run has.
+      source: FIXED_POINT, UNBIASED or BATCH, the first that the run has.
       tasks: in the order of the rows.
       cosines: of the batches' gradients, or at fixed points.
       reliability: of the tasks' batches, from their halves; 1 where it doesn't come in.
@@ -77,8 +77,8 @@ def measured(record: folders.Record, group: str, tasks: Sequence[str]) -> Measur
       tasks: in the order wanted.
     """
     keys = {
-        UNBIASED: f"conflict/{group}/unbiased_gram",
         FIXED_POINT: f"conflict/{folders.FIXED_POINT}/{group}/cosine",
+        UNBIASED: f"conflict/{group}/unbiased_gram",
         BATCH: f"conflict/{group}/cosine",
     }
     for source, key in keys.items():
@@ -131,7 +131,7 @@ def runs_of(
     runs = [(record, one) for record, one in runs if one is not None and len(one.steps)]
     if not runs:
         return ()
-    order = (BATCH, FIXED_POINT, UNBIASED)
+    order = (BATCH, UNBIASED, FIXED_POINT)
     source = min((one.source for _, one in runs), key=order.index)
     kept = [(r, one) for r, one in runs if (one.source, one.tasks) == (source, runs[0][1].tasks)]
     return tuple(kept)

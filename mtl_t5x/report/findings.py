@@ -134,7 +134,7 @@ class Conflict:
 
     Attributes:
       group: "encoder", "decoder", a layer as "encoder/layers_0", …
-      source: UNBIASED, FIXED_POINT or BATCH: what the figures are made of, the best there is.
+      source: FIXED_POINT, UNBIASED or BATCH: what the figures are made of, the best there is.
       directional, mean_cosine, magnitude: the conflict.
       split_half: the cosine between the halves of one task's batch, averaged over the tasks: how
         alike gradients of *one* task look at half the batch size. Empty without halves.

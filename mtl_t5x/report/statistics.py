@@ -57,6 +57,9 @@ class Scored:
 LEVEL = 0.05
 # With which probability an effect of the smallest size named would be seen.
 POWER = 0.8
+# Standard errors from the middle of an interval to its end, and from 0 to an effect seen so often.
+_HALF = float(stats.norm.ppf(1 - LEVEL / 2))
+_SEEN = _HALF + float(stats.norm.ppf(POWER))
 # Numbers of one block of resamples: enough for NumPy, few enough for the cache.
 _BLOCK = 2_000_000
 
@@ -294,9 +297,7 @@ def smallest_effect(estimate: Estimate) -> float | None:
     """
     if estimate.low is None or estimate.high is None:
         return None
-    z = stats.norm.ppf(1 - LEVEL / 2)
-    error = (estimate.high - estimate.low) / (2 * z)
-    return float((z + stats.norm.ppf(POWER)) * error)
+    return _SEEN * (estimate.high - estimate.low) / (2 * _HALF)
 
 
 def ranks(values: Sequence[float], draws: Sequence[Draws]) -> tuple[Estimate, ...]:
@@ -326,10 +327,9 @@ def seeds_needed(
     Returns:
       None where even `most` seeds wouldn't.
     """
-    z = stats.norm.ppf(1 - LEVEL / 2)
     stays = max(float(of_examples.var()) - by_chance, 0.0)
-    falls = max(((effect.high - effect.low) / (2 * z)) ** 2 - stays, 0.0) * seeds
-    room = (effect.value / z) ** 2 - stays
+    falls = max(((effect.high - effect.low) / (2 * _HALF)) ** 2 - stays, 0.0) * seeds
+    room = (effect.value / _HALF) ** 2 - stays
     if room <= 0:
         return None
     needed = max(2, math.ceil(falls / room))

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from scipy import stats
 
 from mtl_t5x.report import findings, folders
@@ -138,11 +139,15 @@ def ratio(multi: Sequence[float], single: Sequence[float]) -> Ratio:
     percent = 100 * (quotient - 1)
     if len(multi) < 2 or len(single) < 2:
         return Ratio(percent, None, None)
-    a = statistics.variance(multi) / len(multi)
-    b = quotient**2 * statistics.variance(single) / len(single)
+    a = _variance_of_mean(multi)
+    b = quotient**2 * _variance_of_mean(single)
     if a + b == 0:
         return Ratio(percent, 0.0, None)
     return Ratio(percent, 100 * math.sqrt(a + b) / mean, _freedom(a, b, len(multi), len(single)))
+
+
+def _variance_of_mean(values: Sequence[float]) -> float:
+    return float(np.var(values, ddof=1)) / len(values)
 
 
 def _freedom(a: float, b: float, first: int, second: int) -> float:
@@ -159,7 +164,7 @@ def welch(multi: Sequence[float], single: Sequence[float]) -> tuple[float, float
     """
     if len(multi) < 2 or len(single) < 2:
         return None
-    a, b = (statistics.variance(values) / len(values) for values in (multi, single))
+    a, b = _variance_of_mean(multi), _variance_of_mean(single)
     if a + b == 0:
         return None
     difference = statistics.fmean(multi) - statistics.fmean(single)
@@ -240,7 +245,7 @@ def mean_sd(values: Sequence[float]) -> tuple[float | None, float | None]:
     """The mean and the standard deviation (n - 1); None of too few values."""
     return (
         statistics.fmean(values) if values else None,
-        statistics.stdev(values) if len(values) > 1 else None,
+        float(np.std(values, ddof=1)) if len(values) > 1 else None,
     )
 
 

@@ -81,7 +81,8 @@ def _pair(found: cells.Cells, sample: tables.Sample) -> tuple[cells.Drawn, cells
 def _start(sample: tables.Sample, examples: Mapping[str, int]) -> Transfer:
     """A sample's values without intervals."""
     multi, single = (
-        tables.mean_sd(list(values.values()))[0] for values in (sample.multi, sample.single)
+        float(np.mean(list(values.values()))) if values else None
+        for values in (sample.multi, sample.single)
     )
     difference = None if None in (multi, single) else multi - single
     return Transfer(

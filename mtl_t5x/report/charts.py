@@ -96,7 +96,7 @@ def _bands_and_lines(
     bottom = "datum.low" if floor is None else f"max(datum.low, {floor})"
     # A line through a single point can't be seen.
     few = {"size": 25} if max(len(one.points) for one in series) <= FEW else False
-    return [
+    band = [
         {
             "transform": [
                 {"filter": "isValid(datum.low) && isValid(datum.high)"},
@@ -109,7 +109,12 @@ def _bands_and_lines(
                 "y2": {"field": "high"},
                 "color": colour,
             },
-        },
+        }
+    ]
+    # Without any interval, as from one seed, a band would have no extent.
+    known = any(point[2] is not None for one in series for point in one.points)
+    return [
+        *(band if known else []),
         {
             "mark": {"type": "line", "strokeWidth": 2, "point": few},
             "encoding": {

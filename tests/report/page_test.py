@@ -113,6 +113,14 @@ def test_an_intervals_picture_is_to_scale_and_ends_at_its_edge():
     assert max(map(abs, usual)) <= page._reach([wide, *found.transfers]) < 100
 
 
+def test_an_arrow_says_that_an_interval_goes_on_beyond_its_picture(full):
+    found = synthetic.full()
+    wide = dataclasses.replace(found.transfers[0], percent=findings.Estimate(1.0, -900.0, 3.0))
+    assert 'class="beyond"' not in full
+    text = render(dataclasses.replace(found, transfers=(wide, *found.transfers[1:])))
+    assert text.count('class="beyond"') == 1
+
+
 def test_what_is_written_in_the_data_is_text(full):
     assert "a note on &lt;the data&gt;" in full
     assert "<b>the cat" not in full and "&lt;b&gt;the cat &amp; dog&lt;/b&gt;" in full

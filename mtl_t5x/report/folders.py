@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -66,15 +67,15 @@ class Record:
 class Study:
     """A study's record with all its runs; `notes` say what could not be read or computed.
 
-    `flags` chose its config on the command line, `versions` are those that it was started with;
-    both are empty where they aren't known.
+    `command` makes it and its report anew, with DIR for its folder; `versions` are those that it
+    was started with. Both are empty where they aren't known.
     """
 
     name: str
     config: Mapping[str, Any]
     records: tuple[Record, ...]
     notes: tuple[str, ...]
-    flags: tuple[str, ...] = ()
+    command: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
@@ -116,8 +117,17 @@ def load_study(workdir: epath.PathLike) -> Study:
         load_record(workdir / "runs" / run["name"], run, notes) for run in study["runs"]
     )
     # Studies of earlier versions of this package have no flags and no versions.
-    flags, versions = tuple(study.get("flags", ())), study.get("versions", {})
-    return Study(study["name"], study["config"], records, tuple(notes), flags, versions)
+    config, _, preset = study["name"].partition(":")
+    path = ":".join(filter(None, (f"configs/{config}.py", preset)))
+    flags = shlex.join(study.get("flags", ())) or f"--config={path}"
+    return Study(
+        study["name"],
+        study["config"],
+        records,
+        tuple(notes),
+        command=f"python -m mtl_t5x.study {flags} --workdir=DIR",
+        versions=study.get("versions", {}),
+    )
 
 
 def load_record(folder: epath.Path, run: Mapping[str, Any], notes: list[str]) -> Record:

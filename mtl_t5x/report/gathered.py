@@ -43,7 +43,8 @@ def of_runs(paths: Sequence[epath.PathLike]) -> folders.Study:
                 f"{'.'.join(record.variant)} on {', '.join(record.tasks)}: leave one out"
             )
         seen[place] = record
-    return folders.Study("runs", {}, tuple(records), tuple(notes))
+    command = f"python -m mtl_t5x.report --runs={','.join(map(str, paths))} --workdir=DIR"
+    return folders.Study("runs", {}, tuple(records), tuple(notes), command)
 
 
 def _in_study(path: epath.Path) -> Mapping[str, Any] | None:
@@ -121,4 +122,10 @@ def compared(first: folders.Study, second: folders.Study) -> folders.Study:
             )
         notes += [f"{name}: {note}" for note in study.notes]
     config = {name: dict(one.config) for name, one in zip(names, (first, second), strict=True)}
-    return folders.Study(" and ".join(names), config, tuple(records), tuple(notes))
+    commands = (
+        first.command,
+        second.command.replace("--workdir=DIR", "--workdir=OTHER"),
+        "python -m mtl_t5x.report --workdir=DIR --compare=OTHER",
+    )
+    command = "\n".join(filter(None, commands))
+    return folders.Study(" and ".join(names), config, tuple(records), tuple(notes), command)

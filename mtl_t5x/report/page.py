@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.resources
 import json
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,7 +103,6 @@ def render(
         rules=captions.RULES,
         task_colours=figures.task_colours(found.tasks),
         versions=versions(),
-        command=command(study),
         configuration=json.dumps(study.config, indent=2),
         size=(WIDTH, HEIGHT),
         style=(PLACE / "page.css").read_text(encoding="utf-8"),
@@ -163,12 +161,6 @@ def _answers(
     return tuple(
         (question, tuple(s for s in sentences if s.kind in kinds)) for question, kinds in questions
     )
-
-
-def command(study: folders.Study) -> str:
-    """What makes the study and this page anew."""
-    flags = shlex.join(study.flags) or f"--config=configs/{study.name}.py"
-    return f"python -m mtl_t5x.study {flags} --workdir=DIR\npython -m mtl_t5x.report --workdir=DIR"
 
 
 def versions() -> dict[str, str]:

@@ -71,8 +71,7 @@ def _render(name: str, draw: Callable[..., Figure | None], *args: Any) -> Pictur
         figure.savefig(png, format="png")
         figure.set_layout_engine("none")  # it is laid out now, which takes as long as drawing it
         figure.savefig(svg, format="svg", metadata={"Date": None})
-    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
-    return Picture(safe, png.getvalue(), svg.getvalue())
+    return Picture(words.file_name(name), png.getvalue(), svg.getvalue())
 
 
 def short_labels(variants: Sequence[findings.Variant]) -> dict[findings.Variant, str]:

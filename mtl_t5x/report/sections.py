@@ -50,7 +50,7 @@ def for_papers(found: findings.Analysis, paper: Sequence[published.Cell]) -> dic
     """The tables that are written for papers too, by the names of their files."""
     printed = {f"transfer.{'.'.join(v)}": _verdicts(found, v) for v in found.variants}
     printed |= {f"paper.{i}": it for i, it in enumerate(beside_the_paper(paper), 1)}
-    return {name: it for name, it in printed.items() if it.rows}
+    return {words.file_name(name): it for name, it in printed.items() if it.rows}
 
 
 def _verdicts(found: findings.Analysis, variant: findings.Variant) -> Table:

@@ -6,12 +6,12 @@ UNDEFINED = "–"
 
 
 def number(value: float | None, form: str = ".2f") -> str:
-    """A number in Python's format `form` with a true minus sign; a rounded -0 is 0."""
+    """A number in Python's format `form` with a true minus sign; what rounds to 0 has no sign."""
     if value is None:
         return UNDEFINED
     text = format(value, form)
     if not text.strip("+-0.%"):
-        text = text.replace("-", "")
+        text = text.strip("+-")
     return text.replace("-", "−")
 
 
@@ -30,3 +30,8 @@ def estimate(value: findings.Estimate, form: str = ".2f") -> str:
 def variant(names: findings.Variant) -> str:
     """A variant's name."""
     return " · ".join(names)
+
+
+def file_name(text: str) -> str:
+    """A name that a file may have anywhere."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in text)

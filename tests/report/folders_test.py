@@ -1,4 +1,6 @@
-from mtl_t5x.report import folders
+import json
+
+from mtl_t5x.report import folders, gathered
 
 
 def record(results=None, steps=()):
@@ -53,4 +55,24 @@ def test_a_test_only_task_stands_behind_its_own_and_counts_are_no_headline():
         ("cola", "matthews_corrcoef"),
         ("mnli", "accuracy"),
         ("mnli_mismatched", "accuracy"),
+    ]
+
+
+def test_a_study_knows_the_commands_that_make_it_again(tmp_path):
+    record = {"name": "mini_glue:small", "config": {}, "runs": []}
+    flags = ["--config=a.py", "--config.seeds=(0, 1)"]
+    studies = []
+    for name, more in (("old", {}), ("new", {"flags": flags, "versions": {"jax": "0.10.1"}})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(json.dumps(record | more))
+        studies.append(folders.load_study(tmp_path / name))
+    old, new = studies
+    expected = "python -m mtl_t5x.study --config=configs/mini_glue.py:small --workdir=DIR"
+    assert (old.command, old.versions) == (expected, {})
+    expected = "python -m mtl_t5x.study --config=a.py '--config.seeds=(0, 1)' --workdir=DIR"
+    assert (new.command, new.versions) == (expected, {"jax": "0.10.1"})
+    assert gathered.compared(old, new).command.splitlines() == [
+        old.command,
+        new.command.replace("DIR", "OTHER"),
+        "python -m mtl_t5x.report --workdir=DIR --compare=OTHER",
     ]

@@ -50,6 +50,11 @@ class Job:
         """How long it takes, in steps of one task."""
         return self.tasks * (self.steps + _BESIDE_STEPS)
 
+    @property
+    def shape(self) -> tuple[tuple[str, ...], int]:
+        """What runs have in common that, as a rule, run the same compiled programs."""
+        return self.gin_files, self.tasks
+
     def is_finished(self) -> bool:
         """Whether the folder holds results of the last step."""
         path = epath.Path(self.folder) / "results.json"

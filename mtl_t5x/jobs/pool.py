@@ -17,14 +17,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Sequence
 
 from etils import epath
 
 from mtl_t5x.jobs.job import Job, is_remote
 from mtl_t5x.jobs.places import Place
-from mtl_t5x.jobs.progress import Progress
+from mtl_t5x.jobs.progress import Progress, steps_done
 from mtl_t5x.runtime import exit_codes
 
 PROGRAM = "mtl_t5x.main:run"  # what a worker calls with a run's gin files and bindings
@@ -36,6 +35,8 @@ _LEAVING = 60  # seconds that a worker without a run may take to end
 
 class _Worker:
     """A worker's process; by `give`, the `job` that it is at, and its `log`."""
+
+    job: Job | None = None
 
     def __init__(self, place: Place, program: str):
         self.place = place
@@ -90,7 +91,8 @@ class _Told:
 def carry_out(
     jobs: Sequence[Job], places: Sequence[Place], progress: Progress, program: str | None = None
 ) -> dict[str, str]:
-    """Carries out the runs, the longest first, as many at a time as there are places.
+    """Carries out the runs, as many at a time as there are places: the longest first, but none
+    while another worker compiles what it would.
 
     Each run's messages are appended to `log.txt` in its folder. One that fails, crashes, hangs or
     is killed leaves `error.txt` there.
@@ -119,7 +121,8 @@ class _Pool:
         folder: pathlib.Path,
     ):
         # The longest first: else one of them would begin last, and all would wait for it.
-        self._waiting = deque(sorted(jobs, key=lambda job: -job.work))
+        self._waiting = sorted(jobs, key=lambda job: -job.work)
+        self._compiled: set[tuple] = set()  # shapes of runs that have ended
         self._progress = progress
         self._program = program
         self._folder = folder
@@ -161,13 +164,26 @@ class _Pool:
         self._give(worker)
 
     def _give(self, worker: _Worker) -> None:
-        job = self._waiting.popleft()
+        job = self._next()
         folder = epath.Path(job.folder)
         folder.mkdir(parents=True, exist_ok=True)
         # Object storage can't be appended to: there the log is put when the run has ended.
         log = self._folder / job.name if is_remote(job.folder) else pathlib.Path(folder / LOG)
         worker.give(job, log)
         self._progress.started(job)
+
+    def _next(self) -> Job:
+        """Takes the longest that waits out of them: of those that wait for no compilation.
+
+        Another of a shape whose first run is still compiling would compile the same programs once
+        more; later it finds them in the cache.
+        """
+        begun = [worker.job for worker in self._workers if worker.job is not None]
+        compiling = {job.shape for job in begun if not steps_done(job)} - self._compiled
+        ready = [job for job in self._waiting if job.shape not in compiling]
+        job = (ready or self._waiting)[0]
+        self._waiting.remove(job)
+        return job
 
     def _answered(self, worker: _Worker, why: str | None) -> None:
         self._keep_log(worker)
@@ -206,6 +222,7 @@ class _Pool:
             (epath.Path(worker.job.folder) / LOG).write_bytes(worker.log.read_bytes())
 
     def _end(self, job: Job, why: str | None) -> None:
+        self._compiled.add(job.shape)
         if why is None:
             self._progress.finished(job)
         else:

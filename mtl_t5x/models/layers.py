@@ -55,10 +55,45 @@ class RMSNorm(nn.Module):
         init = nn.with_logical_partitioning(nn.initializers.ones_init(), ("embed",))
         scale = self.param("scale", init, (x.shape[-1],), jnp.float32)
         scale = probes.spread(scale, _probe(self, "scale"))
-        if scale.ndim > 1:  # [task, embed] against [task, batch, length, embed]
-            scale = probes.for_examples(scale, *x.shape[:2])[:, :, None]
         mean_square = jnp.mean(jnp.square(x.astype(jnp.float32)), axis=-1, keepdims=True)
-        return (x * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(x.dtype)
+        normalized = x * jax.lax.rsqrt(mean_square + self.epsilon)
+        if scale.ndim > 1:  # [task, embed] against [task, batch, length, embed]
+            scaled = normalized * probes.for_examples(scale, *x.shape[:2])[:, :, None]
+        else:
+            scaled = _times_scale(normalized, scale)
+        return scaled.astype(x.dtype)
+
+
+@jax.custom_vjp
+def _times_scale(
+    x: Float[Array, "*batch embed"], scale: Float[Array, " embed"]
+) -> Float[Array, "*batch embed"]:
+    """x · scale, whose gradient for the scale is summed over rows as suits the platform."""
+    return x * scale
+
+
+def _times_scale_forward(x, scale):
+    return x * scale, (x, scale)
+
+
+def _times_scale_backward(saved, cotangent):
+    x, scale = saved
+    rows = (x * cotangent).reshape(-1, scale.size)
+    of_scale = jax.lax.platform_dependent(rows, cpu=_sum_of_rows, default=_sum)
+    return cotangent * scale, of_scale
+
+
+_times_scale.defvjp(_times_scale_forward, _times_scale_backward)
+
+
+def _sum(rows: Float[Array, "rows embed"]) -> Float[Array, " embed"]:
+    return jnp.sum(rows, axis=0)
+
+
+def _sum_of_rows(rows: Float[Array, "rows embed"]) -> Float[Array, " embed"]:
+    """As a product with ones, eight rows of them, since one would be no matrix: XLA's CPU backend
+    fuses a sum with what it sums and walks down each column, a fifth of a small model's step."""
+    return jnp.matmul(jnp.ones((8, rows.shape[0]), rows.dtype), rows, precision="highest")[0]
 
 
 class TokenEmbedder(nn.Module):

@@ -77,6 +77,29 @@ def test_each_worker_has_its_cores_and_devices(tmp_path):
     assert sorted(os.sched_getaffinity(0)) == cores
 
 
+def test_a_run_waits_for_another_that_compiles_its_programs(tmp_path):
+    """Until the first of its shape has taken a step, or is the only one there is to do."""
+    multi = [job(tmp_path, f"multi{i}", fake_runs.STAYS, tasks=2) for i in range(3)]
+    jobs = [*multi, job(tmp_path, "single"), job(tmp_path, "end")]
+
+    class UntilTheStep(Progress):
+        """The first run takes a step once the single one has ended."""
+
+        def finished(self, job):
+            super().finished(job)
+            if job.name == "single":
+                (tmp_path / "runs/multi0/metrics.jsonl").write_text('{"step": 0}\n')
+
+        def show(self):
+            if len(fake_runs.notes(tmp_path, "stays")) == 2:
+                (tmp_path / "end").touch()
+
+    progress = UntilTheStep("study", jobs, 2)
+    assert pool.carry_out(jobs, on_one_core(2), progress, "tests.jobs.fake_runs:run") == {}
+    begun = [note["run"] for note in fake_runs.notes(tmp_path, "begun")]
+    assert set(begun[:2]) == {"multi0", "single"} and begun[2] == "multi1"
+
+
 @pytest.mark.parametrize(
     ("seed", "why"),
     [

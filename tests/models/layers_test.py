@@ -60,3 +60,26 @@ def test_bfloat16_is_close():
         assert gradient.dtype == array.dtype
         error = jnp.linalg.norm(gradient.astype(jnp.float32) - other) / jnp.linalg.norm(other)
         assert error < 0.02  # a rounding is 2^-9
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_norms_gradients_are_those_of_its_formula(dtype):
+    """However the platform sums what the rows say of the scale."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (TASKS, BATCH, 7, 24), dtype)
+    scale = 1 + jax.random.normal(keys[1], (24,))
+    cotangent = jax.random.normal(keys[2], x.shape, dtype)
+
+    def formula(params, x):
+        wide = x.astype(jnp.float32)
+        norm = jnp.sqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + 1e-6)
+        return (wide / norm * params["scale"]).astype(x.dtype)
+
+    def ours(params, x):
+        return layers.RMSNorm().apply({"params": params}, x)
+
+    gradients = [jax.vjp(f, {"scale": scale}, x)[1](cotangent) for f in (formula, ours)]
+    tolerance = 1e-6 if dtype == jnp.float32 else 2**-7
+    for expected, found in zip(*map(jax.tree.leaves, gradients)):
+        expected, found = (np.asarray(x, np.float32) for x in (expected, found))
+        assert np.linalg.norm(found - expected) < tolerance * np.linalg.norm(expected)

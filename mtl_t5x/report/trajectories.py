@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from mtl_t5x.report import curves, folders, predictions, statistics
-from mtl_t5x.report.findings import Curve, Estimate, Gap, Slowdown, Verdict
+from mtl_t5x.report.findings import UNDECIDED, Curve, Estimate, Gap, Slowdown, Verdict
 from mtl_t5x.storage import files
 
 # A loss is read off the mean over so many of the nearest logged steps: batches are small.
@@ -24,6 +24,8 @@ _SMOOTHED = 5
 _GRID = 13
 # Stretches of a loss curve.
 _STRETCHES = 20
+# A mean and its verdict, before those of all tasks are known.
+_UNDECIDED = (Estimate(None), Verdict(None, None, UNDECIDED))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +65,9 @@ def slowdowns(
                 (*zip(*common, strict=True), [_minus(multi, single) for single, multi in common])
             )
         ]
-        warm = max(folders.warm_up_end(pair.multi) for pair in pairs)
-        of_seeds[task] = [
-            float(one.values[one.steps >= warm].mean())
-            for one in (_minus(multi, single) for single, multi in common)
-            if (one.steps >= warm).any()
-        ]
-        empty = Estimate(None)
-        rows.append(
-            Slowdown(variant, task, *(one.curve() for one in found), empty, Verdict(None, None, ""))
-        )
+        values = [slowdown_of(pair, task) for pair in pairs]
+        of_seeds[task] = [value for value in values if value is not None]
+        rows.append(Slowdown(variant, task, *(one.curve() for one in found), *_UNDECIDED))
     decided = _decided(of_seeds, resamples, f"{variant} slowdown")
     return tuple(
         dataclasses.replace(row, mean=decided[row.task][0], verdict=decided[row.task][1])
@@ -154,7 +149,7 @@ def gaps(study: folders.Study, variant: folders.Variant, resamples: int) -> tupl
             _band(grid, values, resamples, (seed, place))
             for place, values in enumerate((single, multi, multi - single))
         ]
-        rows.append(Gap(variant, task, *drawn, Estimate(None), Verdict(None, None, "")))
+        rows.append(Gap(variant, task, *drawn, *_UNDECIDED))
     decided = _decided(of_seeds, resamples, f"{variant} gap")
     return tuple(
         dataclasses.replace(row, mean=decided[row.task][0], verdict=decided[row.task][1])

@@ -1,6 +1,8 @@
 """Intervals and verdicts on studies whose truth is known, read back from a study's folder."""
 
 import dataclasses
+import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -52,6 +54,14 @@ def test_the_smallest_effect_is_what_the_interval_would_show(found):
     for effect in found.transfers:
         width = effect.difference.high - effect.difference.low
         assert effect.smallest_points == pytest.approx(width * 2.8016 / 3.9199, rel=1e-3)
+
+
+def test_the_docs_example_runs(workdir, capsys):
+    docs = pathlib.Path(__file__).resolve().parents[2] / "docs" / "statistics.md"
+    (code,) = re.findall(r"```python\n(.*?)```", docs.read_text(), re.DOTALL)
+    exec(code.replace("runs/mini_glue", str(workdir)), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [*TASKS, "average"]
 
 
 def test_without_predictions_the_seeds_are_the_sample_and_a_note_says_so(workdir):

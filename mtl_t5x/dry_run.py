@@ -164,6 +164,7 @@ def _costs(
 ) -> dict[str, Cost]:
     """By the step's kind; from the cache what is there."""
     layout = experiment.layout(devices=devices)
+    experiment.check_balance(layout, measuring=conflict.period > 0)
     shapes = (
         experiment.state_shapes(layout),
         experiment.batch_shapes(layout),
@@ -182,7 +183,12 @@ def _costs(
     costs = {}
     for kind, measured in kinds.items():
         lowered = step.train_step.lower(
-            *shapes, layout=layout, microbatches=experiment.microbatches, **measured
+            *shapes,
+            experiment.weights_at(0, experiment.plan(layout)),
+            layout=layout,
+            microbatches=experiment.microbatches,
+            balance=experiment.balance,
+            **measured,
         )
         if cache is None:
             costs[kind] = _cost(lowered.compile(), len(devices))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,7 +16,10 @@ from flax.training.train_state import TrainState
 from jaxtyping import Array
 
 from mtl_t5x import step
+from mtl_t5x.balance import task_weights as static_weights
+from mtl_t5x.balance.balance import Balance
 from mtl_t5x.data import batching, features, heads, lookup, tokens
+from mtl_t5x.data import rates as data_rates
 from mtl_t5x.parallel import sharding
 
 
@@ -30,6 +34,10 @@ class Experiment:
         the model has heads, without the examples that a strict span's head leaves out.
       task_feature_lengths: tokens of each feature, cut or padded to.
       batch_size: examples per task and step.
+      task_weights: of the tasks' gradients of the shared parameters, by the tasks' short names, as
+        `balance.task_weights` takes them; none: the gradients are summed.
+      balance: the method that weighs them instead, if it has one.
+      rates: in which proportions the tasks are trained.
       mesh: how the devices share the work, where there are several.
       microbatches: what a step's examples are computed in, one after the other.
       cache_dir: where the tasks' tokens are kept for other runs; None: in this process's memory.
@@ -40,6 +48,9 @@ class Experiment:
     tasks: Sequence[seqio.Task]
     task_feature_lengths: features.FeatureLengths
     batch_size: int
+    task_weights: static_weights.TaskWeights = dataclasses.field(default_factory=dict)
+    balance: Balance = step.SUM
+    rates: data_rates.Rates = dataclasses.field(default_factory=data_rates.Rates)
     mesh: sharding.Mesh = dataclasses.field(default_factory=sharding.Mesh)
     microbatches: int = 1
     cache_dir: str | None = None
@@ -71,6 +82,79 @@ class Experiment:
         """Short names of the trained tasks."""
         return lookup.short_names(self.trained)
 
+    def check_balance(self, layout: sharding.Layout | None, *, measuring: bool) -> None:
+        """Checks that the tasks can be weighted as is asked, and says which rates aren't used.
+
+        Args:
+          layout: of the devices.
+          measuring: whether steps measure the conflict.
+
+        Raises:
+          ValueError: weights of tasks that aren't there, or that can't be weights; weights, or
+            rates that act as these, together with a method; a method with one task, or that needs
+            halves of batches that have none; steps of one task that measure.
+        """
+        static_weights.check(self.task_weights, self.names)
+        self.rates.tell_unused(dict(zip(self.names, self.trained, strict=True)))
+        rated = self._shares is not None
+        if rated and self.rates.used_as == "draws" and measuring:
+            raise ValueError(
+                'rates.Rates.used_as = "draws": a step of one task has no conflict to measure. Set '
+                "CONFLICT_PERIOD = 0; measure.InTraining.fixed_point measures between the steps"
+            )
+        if self.balance.method is None:
+            return
+        method = f"BALANCE = @{self.balance.name}()"
+        if self.task_weights:
+            raise ValueError(f"TASK_WEIGHTS and {method} both weigh the tasks: give one of them")
+        if rated and self.rates.used_as != "examples":
+            raise ValueError(
+                f"{method} weighs the tasks, and so do RATES that are used as {self.rates.used_as}:"
+                ' give one of them, or set rates.Rates.used_as = "examples"'
+            )
+        if len(self.names) < 2:
+            raise ValueError(
+                f"{method} weighs tasks against each other, and {self.names[0]} is the only one: "
+                "give more, or BALANCE = None"
+            )
+        self.balance.method.init(len(self.names))  # says if these are too few
+        if step.needs_halves(self.balance):
+            problem = step.no_halves(self.batch_size, layout, self.microbatches)
+            if problem is not None:
+                raise ValueError(f"{method} acts by halves: {problem}")
+
+    @functools.cached_property
+    def _shares(self) -> np.ndarray | None:
+        """The tasks' rates, if they have any."""
+        return self.rates.shares(dict(zip(self.names, self.trained, strict=True)))
+
+    def plan(self, layout: sharding.Layout | None, seed: int = 0) -> data_rates.Plan | None:
+        """How many examples of each task a step takes; None: `batch_size` of each."""
+        if self._shares is None or self.rates.used_as == "weights":
+            return None
+        parts = self.microbatches
+        if layout is not None:
+            parts *= layout.mesh.shape[sharding.DATA]
+        plan = data_rates.plan(self._shares, self.batch_size, parts, self.rates.used_as, seed)
+        return None if plan.shares is None and set(plan.numbers) == {self.batch_size} else plan
+
+    def weights_at(self, at_step: int, plan: data_rates.Plan | None = None) -> np.ndarray | None:
+        """The tasks' weights at a step, of static weights and rates; None: 1 each.
+
+        Where tasks give different numbers of examples, by a `plan`, each example counts alike,
+        unless a method weighs the tasks.
+        """
+        weights = np.ones(len(self.names))
+        if self.task_weights:
+            weights = static_weights.at_step(self.task_weights, self.names, at_step)
+        if self._shares is not None and self.rates.used_as == "weights":
+            weights = weights * self._shares * len(self.names)
+        if plan is not None and plan.shares is None and self.balance.method is None:
+            weights = weights * np.array(plan.numbers) / np.mean(plan.numbers)
+        if not self.task_weights and np.allclose(weights, 1):
+            return None
+        return weights.astype(np.float32)
+
     @functools.cached_property
     def with_heads(self) -> bool:
         """Whether any task is answered by a head, whose targets the batches then hold."""
@@ -101,32 +185,34 @@ class Experiment:
             self.mesh,
             self.empty_batch,
             self.batch_size if batch_size is None else batch_size,
-            model=self.model,
-            optimizer=self.optimizer,
             devices=devices,
             setting=setting,
+            **self._of_state,
         )
+
+    @property
+    def _of_state(self) -> dict[str, Any]:
+        """What a train state is made of."""
+        return {"model": self.model, "optimizer": self.optimizer, "balance": self.balance}
 
     def state_shapes(self, layout: sharding.Layout | None) -> TrainState:
         """The state's shapes, types and places: nothing is computed."""
-        return step.state_shapes(
-            self.empty_batch, model=self.model, optimizer=self.optimizer, layout=layout
-        )
+        return step.state_shapes(self.empty_batch, layout=layout, **self._of_state)
 
     def init_state(self, key: Array, layout: sharding.Layout | None) -> TrainState:
         """Fresh parameters and optimizer state."""
-        return step.init_state(
-            key, self.empty_batch, model=self.model, optimizer=self.optimizer, layout=layout
-        )
+        return step.init_state(key, self.empty_batch, layout=layout, **self._of_state)
 
     def batch_shapes(self, layout: sharding.Layout | None) -> dict[str, jax.ShapeDtypeStruct]:
         """A step's batch as shapes, types and places."""
+        plan = self.plan(layout)
+        size = (len(self.names), self.batch_size if plan is None else plan.rows)
         shapes = {
-            name: jax.ShapeDtypeStruct(
-                (len(self.names), self.batch_size, *value.shape[2:]), value.dtype
-            )
+            name: jax.ShapeDtypeStruct((*size, *value.shape[2:]), value.dtype)
             for name, value in self.empty_batch.items()
         }
+        if plan is not None:
+            shapes[data_rates.EXAMPLE_WEIGHTS] = jax.ShapeDtypeStruct(size, np.float32)
         if layout is None:
             return shapes
         return sharding.placed_shapes(shapes, {name: layout.examples for name in shapes})
@@ -135,6 +221,7 @@ class Experiment:
         self, seed: int, layout: sharding.Layout | None, start_step: int = 0
     ) -> Iterator[dict[str, Array]]:
         """The batches of every step from `start_step` on, on the devices; see `train_batches`."""
+        plan = self.plan(layout, seed)
         read = functools.partial(
             batching.train_batches,
             self.trained,
@@ -143,9 +230,11 @@ class Experiment:
             seed=seed,
             start_step=start_step,
             with_heads=self.with_heads,
+            plan=plan,
             cache=self.cache,
         )
-        return sharding.placed_batches(read, layout, len(self.trained), self.batch_size)
+        rows = self.batch_size if plan is None else plan.rows
+        return sharding.placed_batches(read, layout, len(self.trained), rows)
 
 
 def _answered_by_heads(model: nn.Module, tasks: Sequence[seqio.Task]) -> bool:

@@ -18,12 +18,17 @@ import optax
 from flax.training.train_state import TrainState
 from jaxtyping import Array, Float
 
+from mtl_t5x.balance import acting, weighing
+from mtl_t5x.balance.balance import Balance
+from mtl_t5x.balance.state import State
 from mtl_t5x.conflict import metrics as conflict_metrics
-from mtl_t5x.gradients import accumulation, one_pass, over_mesh
+from mtl_t5x.data import rates
+from mtl_t5x.gradients import one_pass, ways
 from mtl_t5x.parallel import sharding
 
 Batch = Mapping[str, Array]
 Groups = tuple[tuple[str, str], ...]
+SUM = Balance()  # of the tasks' gradients, as they are
 
 
 @functools.lru_cache
@@ -94,7 +99,7 @@ def _is_adam(node: Any) -> bool:
     return isinstance(node, optax.ScaleByAdamState)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "optimizer", "layout"))
+@functools.partial(jax.jit, static_argnames=("model", "optimizer", "layout", "balance"))
 def init_state(
     key: Array,
     batch: Batch,
@@ -102,11 +107,24 @@ def init_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     layout: sharding.Layout | None = None,
-) -> TrainState:
+    balance: Balance = SUM,
+) -> State:
     """Fresh parameters and optimizer state, placed by `layout`; `batch` gives the shapes."""
-    params = nn.meta.unbox(model.init(key, batch))["params"]
-    state = TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
+    state = nn.meta.unbox(_boxed_state(key, batch, model, optimizer, balance))
     return state if layout is None else layout.constrain(state)
+
+
+def _boxed_state(
+    key: Array,
+    batch: Batch,
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    balance: Balance,
+) -> State:
+    params = model.init(key, batch)["params"]
+    tasks = batch["encoder_input_tokens"].shape[0]
+    of_balance = weighing.init(balance, tasks)
+    return State.create(apply_fn=model.apply, params=params, tx=optimizer, balance=of_balance)
 
 
 def state_layout(
@@ -116,6 +134,7 @@ def state_layout(
     *,
     model: nn.Module,
     optimizer: optax.GradientTransformation,
+    balance: Balance = SUM,
     devices: Sequence[jax.Device] | None = None,
     setting: str = "BATCH_SIZE",
 ) -> sharding.Layout | None:
@@ -130,11 +149,9 @@ def state_layout(
     devices = jax.devices() if devices is None else devices
     if mesh.shape(len(devices)) == (1, 1):
         return None
-
-    def boxed(batch):
-        params = model.init(jax.random.key(0), batch)["params"]
-        return TrainState.create(apply_fn=model.apply, params=params, tx=optimizer)
-
+    boxed = functools.partial(
+        _boxed_state, jax.random.key(0), model=model, optimizer=optimizer, balance=balance
+    )
     return sharding.layout(
         mesh,
         jax.eval_shape(boxed, batch),
@@ -152,28 +169,30 @@ def state_shapes(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     layout: sharding.Layout | None = None,
-) -> TrainState:
+    balance: Balance = SUM,
+) -> State:
     """What `init_state` gives, as shapes, types and places: nothing is computed."""
-    state = jax.eval_shape(
-        functools.partial(init_state, model=model, optimizer=optimizer), jax.random.key(0), batch
-    )
+    init = functools.partial(init_state, model=model, optimizer=optimizer, balance=balance)
+    state = jax.eval_shape(init, jax.random.key(0), batch)
     return state if layout is None else sharding.placed_shapes(state, layout.shardings(state))
 
 
 @functools.partial(
     jax.jit,
-    static_argnames=("groups", "layout", "microbatches", "halves"),
+    static_argnames=("groups", "layout", "microbatches", "halves", "balance"),
     donate_argnames=("state",),
 )
 def train_step(
     state: TrainState,
     batch: Batch,
     dropout_key: Array,
+    task_weights: Float[Array, " task"] | None = None,
     *,
     groups: Groups = (),
     layout: sharding.Layout | None = None,
     microbatches: int = 1,
     halves: bool = False,
+    balance: Balance = SUM,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Updates the state by the sum of the task losses' gradients and says what was seen on the way.
 
@@ -181,6 +200,7 @@ def train_step(
       state: parameters, optimizer state and step count; its buffers are reused.
       batch: every task's examples, `[task, batch, length]`.
       dropout_key: a key for the whole run; each step folds its own number in.
+      task_weights: of the tasks' gradients of the shared parameters; None: 1 each.
       groups: pairs of a group's name and the expression of its parameters' names; where there are
         any, the conflict between the tasks in each is measured. Empty: a plain step.
       layout: where the state and the batch live; None: on one device.
@@ -188,43 +208,59 @@ def train_step(
         but a measuring step then holds K gradients of the measured parameters.
       halves: measures with the halves of each task's examples apart, for unbiased metrics. The
         update stays the same. Microbatches, and several devices, then take 2 K gradients.
+      balance: whose method, if it has one, weighs the tasks in place of `task_weights`.
 
     Returns:
-      The new state, and metrics of the state *before* the update: `loss` [task], the summed
-      gradient's norm `grad_norm`, `learning_rate`, and `conflict`, by group, as
-      `conflict.metrics.all_metrics` gives it; with `halves` there are `loss_weights` [task] too
-      and, in each group, `halves` [2 task, 2 task], the Gram matrix of the halves' gradients.
+      The new state, and metrics of the state *before* the update; see `_metrics`.
 
     Raises:
       ValueError: `halves` of a batch that doesn't have them; see `no_halves`.
     """
-    key = jax.random.fold_in(dropout_key, state.step)
+    halves = halves or needs_halves(balance)
     if halves:
         problem = no_halves(batch["encoder_input_tokens"].shape[1], layout, microbatches)
         if problem is not None:
             raise ValueError(problem)
-    losses, grads, grams = _gradients(
-        state,
-        batch,
-        key,
-        groups=dict(groups),
-        layout=layout,
-        microbatches=microbatches,
-        halves=halves,
-    )
-    new_state = _update(state, grads, layout)
-    hyperparams = optax.tree.get(new_state.opt_state, "hyperparams", default={})
-    metrics = {
-        "loss": losses,
-        "grad_norm": optax.tree.norm(grads),
-        "learning_rate": hyperparams.get("learning_rate", jnp.nan),
-        "conflict": {group: _conflict(gram, halves) for group, gram in grams.items()},
-    }
+    key = jax.random.fold_in(dropout_key, state.step)
+    gradients = _gradients(state, batch, key, layout, microbatches, parts=2 if halves else 1)
+    remembered = state.balance if balance.method else None
+    acted = acting.act(balance, remembered, task_weights, gradients, dict(groups), key)
+    new_state = _update(state, acted.gradient, layout)
+    if balance.method:
+        new_state = new_state.replace(balance=acted.remembered)
+    metrics = _metrics(acted, new_state, halves)
+    if rates.EXAMPLE_WEIGHTS in batch:
+        metrics["examples"] = jnp.sum(batch[rates.EXAMPLE_WEIGHTS], axis=1)
     if halves:
         metrics["loss_weights"] = state.apply_fn({}, batch, method="loss_weights")
     if layout is not None:  # every process reads them
         metrics = jax.lax.with_sharding_constraint(metrics, layout.everywhere)
     return new_state, metrics
+
+
+def needs_halves(balance: Balance) -> bool:
+    """Whether its method acts by the halves of the tasks' batches."""
+    return balance.method is not None and balance.method.NEEDS == "halves"
+
+
+def _metrics(acted: acting.Acted, new_state: TrainState, halves: bool) -> dict[str, Any]:
+    """`loss` [task], the norm of the gradient that is applied `grad_norm`, `learning_rate`, and
+    `conflict`, by group, as `conflict.metrics.all_metrics` gives it of the tasks' own gradients;
+    with `halves` there are `loss_weights` [task] too and, in each group, `halves` [2 task, 2 task],
+    the Gram matrix of the halves' gradients. Where tasks are weighted there is `balance`: `weights`
+    [task], of a method the tasks whose gradients it couldn't use, `unusable` [task], and where the
+    Gram matrix is measured what `weighing.effect` gives. Where tasks have different numbers of
+    examples, these are `examples` [task]."""
+    hyperparams = optax.tree.get(new_state.opt_state, "hyperparams", default={})
+    metrics = {
+        "loss": acted.losses,
+        "grad_norm": optax.tree.norm(acted.gradient),
+        "learning_rate": hyperparams.get("learning_rate", jnp.nan),
+        "conflict": {group: _conflict(gram, halves) for group, gram in acted.grams.items()},
+    }
+    if acted.metrics:
+        metrics["balance"] = acted.metrics
+    return metrics
 
 
 def _update(
@@ -267,19 +303,11 @@ def _gradients(
     state: TrainState,
     batch: Batch,
     key: Array,
-    *,
-    groups: Mapping[str, str],
     layout: sharding.Layout | None,
     microbatches: int,
-    halves: bool,
-) -> tuple[Float[Array, " task"], one_pass.Params, dict[str, Float[Array, "row row"]]]:
-    """(losses, gradient of their sum, Gram matrix of each group), by one of four ways.
-
-    The first two are the idea: `one_pass.gradient` is a plain step's, and
-    `one_pass.gradient_and_grams` measures the conflict in the same pass. The others may be skipped:
-    `accumulation` (microbatches) and `over_mesh` (several devices) come to the same numbers, in
-    another order of work. With `halves` the matrices have two rows for a task.
-    """
+    parts: int,
+) -> acting.Gradients:
+    """How this step gets its gradients; of `parts` of each task's examples apart."""
 
     def loss_fn(params, probes, batch, key):
         variables = {"params": params, "probes": probes}
@@ -288,27 +316,28 @@ def _gradients(
     def weigh(batch):
         return state.apply_fn({}, batch, method="loss_weights")
 
-    def at_once(params, probes):
-        return loss_fn(params, probes, batch, key), None
-
-    if layout is None and microbatches == 1 and not groups:
-        (losses, _), grads = one_pass.gradient(at_once, state.params)
-        return losses, grads, {}
-    parts = 2 if halves else 1
-    if layout is None and microbatches == 1:
-        rows = batch["encoder_input_tokens"].shape[0] * parts
-        (losses, _), grads, grams = one_pass.gradient_and_grams(at_once, state.params, rows, groups)
-        return losses, grads, grams
-    batch = state.apply_fn({}, batch, method="before_splitting")
-    if layout is None:
-        selected = one_pass.select(state.params, groups)
-        losses, grads, per_task = accumulation.accumulate(
-            loss_fn, weigh, state.params, batch, key, total=weigh(batch),
-            measured=sorted({name for names in selected.values() for name in names}),
-            microbatches=microbatches, parts=parts,
+    def weighted(weights, groups):
+        given = batch
+        if weights is not None:
+            given = state.apply_fn({}, given, weights, method="weighted")
+        if layout is not None or microbatches > 1:
+            given = state.apply_fn({}, given, method="before_splitting")
+        return ways.gradient_and_grams(
+            loss_fn, weigh, state.params, given, key,
+            groups=groups, layout=layout, microbatches=microbatches, parts=parts,
         )  # fmt: skip
-        return losses, grads, accumulation.grams(per_task, selected)
-    return over_mesh.gradient_and_grams(
-        loss_fn, weigh, state.params, batch, key, layout=layout,
-        groups=groups, microbatches=microbatches, parts=parts,
-    )  # fmt: skip
+
+    def kept(groups):
+        if layout is not None:
+            raise ValueError(
+                "balance.Balance.keep_gradients is for one device: leave it out, and exact steps "
+                "take two passes"
+            )
+        return ways.keeping_gradients(
+            loss_fn, weigh, state.params,
+            state.apply_fn({}, batch, method="before_splitting"), key,
+            kept=state.apply_fn({}, method="shared_parameters"),
+            groups=groups, microbatches=microbatches, parts=parts,
+        )  # fmt: skip
+
+    return acting.Gradients(weighted, kept)

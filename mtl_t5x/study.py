@@ -33,6 +33,7 @@ from mtl_t5x.jobs.grid import Run
 from mtl_t5x.jobs.grid import grid as grid  # what config files call
 from mtl_t5x.jobs.grid import required as required
 from mtl_t5x.jobs.progress import Progress, in_words
+from mtl_t5x.jobs.sweep import sweep as sweep
 from mtl_t5x.runtime import exit_codes
 from mtl_t5x.storage import files
 

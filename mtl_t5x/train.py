@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from clu import parameter_overview
 from etils import epath
@@ -18,7 +19,7 @@ from jaxtyping import Array
 from mtl_t5x import evaluate, measure, step
 from mtl_t5x.conflict import fixed_point
 from mtl_t5x.conflict.running import Running
-from mtl_t5x.data import counting, features, tokens
+from mtl_t5x.data import counting, features, rates, tokens
 from mtl_t5x.evaluate import Evaluation
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.gradients import one_pass
@@ -83,11 +84,12 @@ def train(
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
     with limits.stage("restore"):
         layout = experiment.layout()
+        experiment.check_balance(layout, measuring=conflict.period > 0)
         state = _start(experiment.init_state(init_key, layout), manager, initial_checkpoint_path)
         state = state if layout is None else jax.device_put(state, layout.shardings(state))
     one_pass.select(state.params, conflict.groups)
     _describe(model_dir, state.params)
-    start = int(state.step)
+    start, plan = int(state.step), experiment.plan(layout)
     window = _unbiased_window(experiment, conflict, layout)
     run = _Run(
         model_dir=model_dir,
@@ -96,11 +98,12 @@ def train(
         train_steps=train_steps,
         saving=saving,
         conflict=conflict,
+        plan=plan,
         unbiased_window=window,
         random_seed=random_seed,
         layout=layout,
         manager=manager,
-        log=_log(model_dir, experiment, window, start, train_steps),
+        log=_log(model_dir, experiment, plan, window, start, train_steps),
         log_period=log_period,
         example_log=ExampleLog(model_dir, experiment.names, start) if log_examples else None,
         limits=limits,
@@ -126,6 +129,7 @@ class _Run:
     train_steps: int
     saving: checkpoints.Settings
     conflict: measure.InTraining
+    plan: rates.Plan | None
     unbiased_window: int
     random_seed: int
     layout: sharding.Layout | None
@@ -214,10 +218,12 @@ def _loop(
                     state,
                     batch,
                     dropout_key,
+                    run.experiment.weights_at(current, run.plan),
                     groups=groups,
                     halves=bool(groups) and run.unbiased_window > 0,
                     layout=run.layout,
                     microbatches=run.experiment.microbatches,
+                    balance=run.experiment.balance,
                 )
                 write = bool(groups) or bool(point) or _due(current, run.log_period)
                 run.log.add(current, metrics, write=write, point=point)
@@ -290,11 +296,23 @@ def _unbiased_window(
 
 
 def _log(
-    model_dir: str, experiment: Experiment, window: int, start: int, train_steps: int
+    model_dir: str,
+    experiment: Experiment,
+    plan: rates.Plan | None,
+    window: int,
+    start: int,
+    train_steps: int,
 ) -> RunLog:
-    names, batch_size = experiment.names, experiment.batch_size
-    running = Running(names, window, batch_size) if window else None
-    return RunLog(model_dir, names, len(names) * batch_size, start, train_steps, running)
+    numbers = np.full(len(experiment.names), experiment.batch_size)
+    examples = numbers.sum()
+    if plan is not None:
+        numbers = np.array(plan.numbers)
+        examples = numbers.sum() if plan.shares is None else experiment.batch_size
+        logger.info(
+            "examples of a step: %s", dict(zip(experiment.names, plan.numbers, strict=True))
+        )
+    running = Running(experiment.names, window, numbers) if window else None
+    return RunLog(model_dir, experiment.names, int(examples), start, train_steps, running)
 
 
 def _describe(model_dir: str, params: Any) -> None:

@@ -18,7 +18,7 @@ LAYERS = (
     ("runtime",),
     ("parallel",),
     ("gradients",),
-    ("models",),
+    ("balance", "models"),
     ("step",),
     ("experiment",),
     ("evaluate", "measure"),

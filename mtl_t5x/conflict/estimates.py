@@ -143,6 +143,9 @@ def estimate_metrics(
     }
 
 
+Examples = int | Int[np.ndarray, " task"]  # of every task, or of each
+
+
 @dataclasses.dataclass(frozen=True)
 class Noise:
     """Per task: |G|^2, the trace of the examples' gradient covariance S, and S / |G|^2.
@@ -159,8 +162,8 @@ class Noise:
 def noise(
     squared_norms: Float[np.ndarray, " task"],
     small_squared_norms: Float[np.ndarray, " task"],
-    examples: int | Int[np.ndarray, " task"],
-    small_examples: int,
+    examples: Examples,
+    small_examples: Examples,
 ) -> Noise:
     """From the squared norms at two batch sizes, both averages over independent batches.
 
@@ -175,8 +178,8 @@ def noise(
     return Noise(norm, trace, np.where(norm > 0, trace / np.where(norm > 0, norm, 1), np.nan))
 
 
-def noise_of_halves(halves: Float[np.ndarray, "parts parts"], examples: int) -> Noise:
-    """The same from the Gram matrix of the halves of one batch of `examples` per task.
+def noise_of_halves(halves: Float[np.ndarray, "parts parts"], examples: Examples) -> Noise:
+    """The same from the Gram matrix of the halves of one batch of `examples`, of each task.
 
     As a half's gradient is scaled to its share of the task's loss, its own batch's has about four
     times its squared norm (exactly, where the halves hold equally many tokens).

@@ -21,7 +21,7 @@ class Running:
     window that is short against the time in which the conflict changes is a good one.
     """
 
-    def __init__(self, names: Sequence[str], window: int, batch_size: int):
+    def __init__(self, names: Sequence[str], window: int, batch_size: estimates.Examples):
         self._names = tuple(names)
         self._window = window
         self._batch_size = batch_size

@@ -17,17 +17,20 @@ import functools
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import grain
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from mtl_t5x.data import building, features, heads, lookup, tokens
+from mtl_t5x.data import building, features, heads, lookup, rates, tokens
 
 Share = tuple[slice, slice]  # of a batch's tasks, and of each one's examples
 WHOLE: Share = (slice(None), slice(None))
 Batch = dict[str, np.ndarray]
+# By the number of a first example, how many to read, and which of these, in the order of rows.
+Read = Callable[[int, int, np.ndarray], Batch]
 READ_AHEAD = 2  # batches that are ready before they are asked for
 
 
@@ -40,6 +43,7 @@ def train_batches(
     start_step: int = 0,
     with_heads: bool = False,
     share: Share = WHOLE,
+    plan: rates.Plan | None = None,
     cache: tokens.Cache = tokens.IN_MEMORY,
 ) -> Iterator[Batch]:
     """Endless batches of every task, `[task, batch, length]`, under SeqIO's encoder-decoder names.
@@ -48,7 +52,8 @@ def train_batches(
     `start_step` sees what it would have seen, and a single-task run sees what its task sees among
     others. `with_heads` adds the heads' targets. `share` says which of the tasks, and which
     examples of a task's batch, are read: what several processes read makes up what one would.
-    `cache` keeps the tokens.
+    With a `plan` tasks give different numbers of examples, and `rates.EXAMPLE_WEIGHTS` tells those
+    from what fills the batch up. `cache` keeps the tokens.
 
     Raises:
       ValueError: a task without examples, or whose examples lack what its head learns from.
@@ -56,24 +61,51 @@ def train_batches(
     read_tasks, read_examples = share
     names = lookup.short_names(tasks)
     readers = []
-    for name, task in zip(names[read_tasks], tasks[read_tasks], strict=True):
-        to_model = _Model(name, task, names, feature_lengths, with_heads)
-        stored = tokens.examples(task, "train", to_model.lengths, cache)
+    for number in range(len(tasks))[read_tasks]:
+        to_model = _Model(names[number], tasks[number], names, feature_lengths, with_heads)
+        stored = tokens.examples(tasks[number], "train", to_model.lengths, cache)
         if stored is None:
-            readers.append(_streamed(to_model, batch_size, seed, start_step, read_examples))
+            first = start_step * batch_size if plan is None else plan.taken(number, start_step)[0]
+            at_once = batch_size if plan is None else plan.numbers[number]
+            read = _streamed(to_model, seed, first, at_once)
         else:
-            readers.append(
-                functools.partial(
-                    _Stored(stored, to_model, seed).batch,
-                    batch_size=batch_size,
-                    read_examples=read_examples,
-                )
-            )
+            read = _Stored(stored, to_model, seed).read
+        take = functools.partial(_taken, number, batch_size=batch_size, plan=plan)
+        readers.append(functools.partial(_read, read, take, read_examples))
     steps = grain.MapDataset.range(start_step, sys.maxsize)
     batches = steps.map(lambda step: _stack(read(step) for read in readers))
     # One thread reads ahead, in order: a stream of SeqIO's can only go on.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
     return iter(batches.to_iter_dataset(options))
+
+
+class _Taken(NamedTuple):
+    """Of a task by a step: the number of its first example, how many there are, which of these
+    stands in each row of the batch, and which rows count; None: all."""
+
+    first: int
+    number: int
+    places: np.ndarray
+    counts: np.ndarray | None
+
+
+def _taken(task: int, step: int, batch_size: int, plan: rates.Plan | None) -> _Taken:
+    if plan is None:
+        return _Taken(step * batch_size, batch_size, np.arange(batch_size), None)
+    first, number = plan.taken(task, step)
+    return _Taken(first, number, *rates.places(number, plan.rows, plan.blocks))
+
+
+def _read(read: Read, take: Callable[[int], _Taken], read_examples: slice, step: int) -> Batch:
+    """A task's part of a step's batch; rows that don't count have no target tokens."""
+    taken = take(step)
+    batch = read(taken.first, taken.number, taken.places[read_examples])
+    if taken.counts is None:
+        return batch
+    counts = taken.counts[read_examples]
+    targets = batch["decoder_loss_weights"] * counts[:, None]
+    weights = counts.astype(np.float32)
+    return {**batch, "decoder_loss_weights": targets, rates.EXAMPLE_WEIGHTS: weights}
 
 
 def draw(
@@ -106,7 +138,8 @@ def draw(
         else:
             of_task = _Stored(stored, to_model, seed)
             whole = min(examples, len(stored)) // batch_size
-            drawn.append([of_task.batch(i, batch_size) for i in range(whole)])
+            within = np.arange(batch_size)
+            drawn.append([of_task.read(i * batch_size, batch_size, within) for i in range(whole)])
         if not drawn[-1]:
             raise ValueError(
                 f"the train split of {task.name} has fewer examples than the {batch_size} that are "
@@ -158,10 +191,11 @@ class _Stored:
         # A batch lies in one epoch or two, unless it is larger than that.
         self._of_epoch = functools.lru_cache(maxsize=2)(self._shuffled)
 
-    def batch(self, step: int, batch_size: int, read_examples: slice = slice(None)) -> Batch:
-        """The examples `read_examples` of a batch."""
+    def read(self, first: int, number: int, places: np.ndarray) -> Batch:
+        """The examples at these places after the first one, counted from the first epoch's."""
+        del number
         size = len(self._stored)
-        places = np.arange(step * batch_size, (step + 1) * batch_size)[read_examples]
+        places = first + places
         epochs, within = np.divmod(places, size)
         numbers = np.empty_like(places)
         for epoch in np.unique(epochs):
@@ -176,17 +210,20 @@ class _Stored:
         return generator.permutation(size) + size * generator.integers(variants, size=size)
 
 
-def _streamed(
-    to_model: _Model, batch_size: int, seed: int, start_step: int, read_examples: slice
-) -> Callable[[int], Batch]:
-    """Reads the batches of the steps from `start_step` on, one after the other."""
-    dataset = to_model.dataset(_seed(seed, to_model.task), None).skip(start_step * batch_size)
-    batches = dataset.batch(batch_size, drop_remainder=True).prefetch(READ_AHEAD)
+def _streamed(to_model: _Model, seed: int, first: int, number: int) -> Read:
+    """Reads the examples from the `first` one on, `number` at a time, one after the other."""
+    dataset = to_model.dataset(_seed(seed, to_model.task), None).skip(first)
+    batches = dataset.batch(number, drop_remainder=True).prefetch(READ_AHEAD)
     iterator = batches.as_numpy_iterator()
+    newest, is_used = next(iterator), False
 
-    def read(step: int) -> Batch:
-        del step  # the next one
-        return {name: values[read_examples] for name, values in next(iterator).items()}
+    def read(first: int, number: int, places: np.ndarray) -> Batch:
+        nonlocal newest, is_used
+        del first  # the next ones
+        if number and is_used:
+            newest = next(iterator)
+        is_used = is_used or number > 0
+        return {name: values[places] for name, values in newest.items()}
 
     return read
 

@@ -121,6 +121,29 @@ def _spread_backward(probe, per_task):
 _spread.defvjp(_spread_forward, _spread_backward)
 
 
+@jax.custom_vjp
+def weigh(x: Float[Array, "task *rest"], weights: Float[Array, "task *_"]) -> Array:
+    """`x` as it is, whose cotangent is multiplied by the weights of its first axes.
+
+    What `x` was computed from gets its task's gradient that many times; what is computed from `x`
+    gets its own.
+    """
+    del weights
+    return x
+
+
+def _weigh_forward(x, weights):
+    return x, weights
+
+
+def _weigh_backward(weights, cotangent):
+    axes = tuple(range(weights.ndim, cotangent.ndim))
+    return cotangent * jnp.expand_dims(weights, axes).astype(cotangent.dtype), None
+
+
+weigh.defvjp(_weigh_forward, _weigh_backward)
+
+
 def for_examples(
     copies: Float[Array, "task *shape"], tasks: int, examples: int
 ) -> Float[Array, "tasks _ *shape"]:

@@ -22,9 +22,10 @@ class Run:
     """One run of `mtl_t5x.main`: what to start, and where it stands in the study's tables.
 
     `gin_bindings` are as on the command line (`TRAIN_STEPS=300`), without MODEL_DIR, which the
-    study adds. `tasks` are the trained tasks' short names. `kind` is `multi_task` or
-    `single_task`. `baseline` is the variant (architecture, prompt, labels) whose single-task runs
-    a multi-task run is compared with; None: those of its own.
+    study adds. `tasks` are the trained tasks' short names. `kind` is `multi_task`, `single_task` or
+    `weighted`: a multi-task run by another `weighting`, see `sweep`. `baseline` is the variant
+    (architecture, prompt, labels) whose single-task runs a multi-task run is compared with; None:
+    those of its own.
     """
 
     name: str
@@ -37,13 +38,13 @@ class Run:
     seed: int
     kind: str
     baseline: tuple[str, str, str] | None = None
+    weighting: str | None = None
 
     def record(self) -> dict[str, Any]:
-        """What `study.json` holds of it; a baseline of its own is not spelled out."""
-        record = dataclasses.asdict(self)
-        if self.baseline is None:
-            del record["baseline"]
-        return record
+        """What `study.json` holds of it; without what is None."""
+        return {
+            name: value for name, value in dataclasses.asdict(self).items() if value is not None
+        }
 
 
 def grid(

@@ -6,20 +6,21 @@ models, to a loss per task. `for_task` gives the model and the parameters that a
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from mtl_t5x.data import heads
-from mtl_t5x.models import layers, losses, t5
+from mtl_t5x.data import heads, rates
+from mtl_t5x.gradients import probes
+from mtl_t5x.models import losses, outputs, t5
 
 PAD_ID = 0
 SPAN_WEIGHTS = "span_weights"
+TASK_WEIGHTS = "task_weights"
 Batch = Mapping[str, Array]
 Params = Mapping[str, Any]
 Answers = Float[Array, "*batch targets_length embed"] | Int[Array, "*batch targets_length"]
@@ -92,6 +93,16 @@ class Shared(nn.Module):
         """The batch, with what the losses over parts of its examples must know of all of them."""
         return batch
 
+    def weighted(self, batch: Batch, weights: Float[Array, " task"]) -> Batch:
+        """The batch, with what multiplies each task's gradient of the shared parameters: no loss,
+        and no gradient of a parameter that is the task's own, changes."""
+        shape = batch["encoder_input_tokens"].shape[:2]
+        return {**batch, TASK_WEIGHTS: jnp.broadcast_to(weights[:, None], shape)}
+
+    def shared_parameters(self) -> str:
+        """A regular expression of the names of the parameters that every task uses."""
+        return ".*" if self.shares_decoder else "(encoder|token_embedder)/.*"
+
 
 class TextToText(Shared):
     """One encoder and one decoder for all tasks: a task is told by its text alone."""
@@ -109,9 +120,12 @@ class TextToText(Shared):
             batch["decoder_input_tokens"],
             deterministic=deterministic,
         )
-        return losses.token_cross_entropy(
+        entropy = losses.token_cross_entropy(
             logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss
         )
+        if TASK_WEIGHTS in batch:  # every parameter is shared
+            entropy = probes.weigh(entropy, batch[TASK_WEIGHTS][:, 0])
+        return entropy
 
     def logits(
         self,
@@ -170,6 +184,7 @@ class TextToTextID(Shared):
         encoded, answers = self.encode_with_answers(
             inputs, batch["decoder_input_tokens"], deterministic=deterministic
         )
+        encoded, answers = _weigh((encoded, answers), batch)
         logits = _decode_each(self.decoder, answers, encoded, inputs != PAD_ID, deterministic)
         return losses.token_cross_entropy(
             logits, batch["decoder_target_tokens"], batch["decoder_loss_weights"], self.z_loss
@@ -208,7 +223,7 @@ class Canonical(Shared):
         self.outputs = [
             None
             if isinstance(head, heads.Decoder)
-            else _Outputs(head, self.uniform_heads, name=f"head_{i}")
+            else outputs.Outputs(head, self.uniform_heads, name=f"head_{i}")
             for i, head in enumerate(self.heads)
         ]
         if self._decoded:
@@ -226,18 +241,21 @@ class Canonical(Shared):
             raise ValueError(f"{inputs.shape[0]} tasks, but Canonical.heads has {len(self.heads)}")
         if SPAN_WEIGHTS not in batch:
             batch = self.before_splitting(batch)
+        counts = batch.get(rates.EXAMPLE_WEIGHTS)
         if self._decoded:
             encoded, answers = self.encode_with_answers(
                 inputs, batch["decoder_input_tokens"], deterministic=deterministic
             )
+            encoded, answers = _weigh((encoded, answers), batch)
         else:
-            encoded = self.encode(inputs, deterministic=deterministic)
+            (encoded,) = _weigh((self.encode(inputs, deterministic=deterministic),), batch)
         by_task = {
-            i: _head_loss(
+            i: outputs.loss(
                 head,
                 self.outputs[i](encoded[i], inputs[i] != PAD_ID),
                 batch[heads.FEATURE][i],
                 batch[SPAN_WEIGHTS][i],
+                None if counts is None else counts[i],
             )
             for i, head in enumerate(self.heads)
             if not isinstance(head, heads.Decoder)
@@ -269,13 +287,17 @@ class Canonical(Shared):
         """
         tokens = super().loss_weights(batch)
         decoded = jnp.isin(jnp.arange(len(self.heads)), jnp.array(self._decoded, jnp.int32))
-        return jnp.where(decoded, tokens, batch["encoder_input_tokens"].shape[1])
+        examples = batch["encoder_input_tokens"].shape[1]
+        if rates.EXAMPLE_WEIGHTS in batch:
+            examples = jnp.sum(batch[rates.EXAMPLE_WEIGHTS], axis=1)
+        return jnp.where(decoded, tokens, examples)
 
     def before_splitting(self, batch: Batch) -> Batch:
         """Adds `span_weights` [task, batch], where there are heads: see `losses.span_weights`."""
         if heads.FEATURE not in batch:
             return batch
-        return {**batch, SPAN_WEIGHTS: losses.span_weights(batch[heads.FEATURE][..., 1])}
+        counts = batch.get(rates.EXAMPLE_WEIGHTS)
+        return {**batch, SPAN_WEIGHTS: losses.span_weights(batch[heads.FEATURE][..., 1], counts)}
 
     def predict(self, inputs: Int[Array, "batch length"], task: int) -> dict[str, Array]:
         """What the head of a task computes, by name, as `heads.predicted_tokens` takes it."""
@@ -296,62 +318,13 @@ class Canonical(Shared):
         return self.heads[task]
 
 
-class _Outputs(nn.Module):
-    """The linear outputs of one head, in float32."""
-
-    head: heads.Head
-    uniform: bool
-
-    @nn.compact
-    def __call__(
-        self, encoded: Float[Array, "batch length embed"], mask: Bool[Array, "batch length"]
-    ) -> dict[str, Array]:
-        encoded = encoded.astype(jnp.float32)
-        weights = mask[..., None].astype(jnp.float32)
-        mean = jnp.sum(encoded * weights, axis=1) / jnp.sum(weights, axis=1)
-        if isinstance(self.head, heads.Classification):
-            return {"logits": self._linear(self.head.num_classes, "logits", mean)}
-        if isinstance(self.head, heads.Regression):
-            return {"score": self._linear(1, "score", mean)[:, 0]}
-        pointers = self._linear(2, "span", encoded)
-        start, end = jnp.where(weights > 0, pointers, layers.MASKED).transpose(2, 0, 1)
-        outputs = {"start": start, "end": end}
-        if self.head.no_answer is not None:
-            outputs["answerable"] = self._linear(2, "answerable", mean)
-        return outputs
-
-    def _linear(self, features: int, name: str, x: Float[Array, "*batch embed"]) -> Array:
-        kernel_init, bias_init = layers.fan_in_normal(), nn.initializers.zeros_init()
-        if self.uniform:
-            kernel_init = bias_init = functools.partial(_uniform, bound=x.shape[-1] ** -0.5)
-        kernel_init = nn.with_logical_partitioning(kernel_init, ("embed", "head"))
-        return nn.Dense(features, kernel_init=kernel_init, bias_init=bias_init, name=name)(x)
-
-
-def _uniform(key: Array, shape: tuple[int, ...], dtype: Any, *, bound: float) -> Array:
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def _head_loss(
-    head: heads.Head,
-    outputs: Mapping[str, Array],
-    targets: Float[Array, "batch 3"],
-    span_weights: Float[Array, " batch"],
-) -> Float[Array, ""]:
-    label, positions = targets[:, 0], targets[:, 1:].astype(jnp.int32)
-    if isinstance(head, heads.Classification):
-        return losses.classification(outputs["logits"], label.astype(jnp.int32))
-    if isinstance(head, heads.Regression):
-        return losses.regression(outputs["score"], label)
-    if head.no_answer is None:
-        return losses.span(outputs["start"], outputs["end"], positions)
-    return losses.optional_span(
-        outputs["start"],
-        outputs["end"],
-        outputs["answerable"],
-        positions,
-        label.astype(jnp.int32),
-        span_weights,
+def _weigh(embedded: tuple[Array, ...], batch: Batch) -> tuple[Array, ...]:
+    """What the shared parameters give to the tasks' own; ids, for tables of their own, stay."""
+    if TASK_WEIGHTS not in batch:
+        return embedded
+    return tuple(
+        probes.weigh(x, batch[TASK_WEIGHTS]) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        for x in embedded
     )
 
 

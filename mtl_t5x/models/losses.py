@@ -9,6 +9,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Num
 
+# 1 of rows that count, 0 of those that fill a batch up; None: all count.
+Counts = Float[Array, " batch"] | None
+
 
 def token_cross_entropy(
     logits: Float[Array, "task batch length vocab"],
@@ -55,27 +58,38 @@ _cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def classification(
-    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+    logits: Float[Array, "batch classes"], labels: Int[Array, " batch"], counts: Counts = None
 ) -> Float[Array, ""]:
     """Mean cross-entropy in nats."""
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return _mean(entropy, counts)
 
 
-def regression(scores: Float[Array, " batch"], labels: Float[Array, " batch"]) -> Float[Array, ""]:
+def _mean(values: Float[Array, " batch"], counts: Counts) -> Float[Array, ""]:
+    """Over the rows that count; 0 where none does."""
+    if counts is None:
+        return jnp.mean(values)
+    return jnp.sum(values * counts) / jnp.maximum(jnp.sum(counts), 1)
+
+
+def regression(
+    scores: Float[Array, " batch"], labels: Float[Array, " batch"], counts: Counts = None
+) -> Float[Array, ""]:
     """Mean squared error."""
-    return jnp.mean((scores - labels) ** 2)
+    return _mean((scores - labels) ** 2, counts)
 
 
 def span(
     start: Float[Array, "batch length"],
     end: Float[Array, "batch length"],
     positions: Int[Array, "batch 2"],
+    counts: Counts = None,
 ) -> Float[Array, ""]:
     """Cross-entropy of the first and the last token, averaged over both and over the batch.
 
     `positions` is -1 where there is no span: such a row counts as 0 in the mean over the batch.
     """
-    return jnp.mean(_span_entropy(start, end, positions))
+    return _mean(_span_entropy(start, end, positions), counts)
 
 
 def _span_entropy(start, end, positions) -> Float[Array, " batch"]:
@@ -86,14 +100,21 @@ def _span_entropy(start, end, positions) -> Float[Array, " batch"]:
     return jnp.where(positions[:, 0] >= 0, jnp.mean(entropy, axis=0), 0.0)
 
 
-def span_weights(first: Num[Array, "*tasks batch"]) -> Float[Array, "*tasks batch"]:
-    """Batch / rows with a span for rows with one (`first` token >= 0), 0 for the others.
+def span_weights(
+    first: Num[Array, "*tasks batch"], counts: Float[Array, "*tasks batch"] | None = None
+) -> Float[Array, "*tasks batch"]:
+    """Rows / rows with a span for rows with one (`first` token >= 0), 0 for the others.
 
     With these the mean over the batch is the mean over the rows with a span; over a part of the
-    batch, it is the part's share of that.
+    batch, it is the part's share of that. Only rows that count are counted, if not all do.
     """
     known = (first >= 0).astype(jnp.float32)
-    share = jnp.mean(known, axis=-1, keepdims=True)
+    if counts is None:
+        share = jnp.mean(known, axis=-1, keepdims=True)
+    else:
+        known = known * counts
+        rows = jnp.sum(counts, axis=-1, keepdims=True)
+        share = jnp.sum(known, axis=-1, keepdims=True) / jnp.maximum(rows, 1)
     return known / jnp.where(share == 0, 1, share)
 
 
@@ -104,11 +125,12 @@ def optional_span(
     positions: Int[Array, "batch 2"],
     labels: Int[Array, " batch"],
     weights: Float[Array, " batch"],
+    counts: Counts = None,
 ) -> Float[Array, ""]:
     """Cross-entropies of first token, last token and whether there is an answer, divided by 3.
 
     The first two are averaged over the rows that have a span, by `weights` as `span_weights` gives
     them for the whole batch; the last over all rows.
     """
-    spans = jnp.mean(weights * _span_entropy(start, end, positions))
-    return (2 * spans + classification(answerable, labels)) / 3
+    spans = _mean(weights * _span_entropy(start, end, positions), counts)
+    return (2 * spans + classification(answerable, labels, counts)) / 3

@@ -254,10 +254,16 @@ def layout(
 
     params, updated = boxed_state.params, mesh.fsdp or mesh.shard_optimizer_state
     of_optimizer = specs(boxed_state.opt_state, updated)
+    # What comes last is small: a few numbers of each task.
+    laid_out = (boxed_state.step, params, boxed_state.opt_state)
+    rest = len(jax.tree.leaves(boxed_state)) - len(jax.tree.leaves(laid_out))
     return Layout(
         mesh=jax.sharding.Mesh(grid, tuple(shape)),
         # The step's number comes first.
-        specs=(PartitionSpec(), *specs(params, mesh.fsdp), *of_optimizer),
+        specs=(
+            *(PartitionSpec(), *specs(params, mesh.fsdp), *of_optimizer),
+            *[PartitionSpec()] * rest,
+        ),
         gathered=specs(params, False),
         scattered=specs(params, True),
         updated=specs(params, updated),

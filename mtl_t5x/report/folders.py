@@ -26,6 +26,8 @@ COUNTS = (
     "spans_cut",
 )
 
+WEIGHTED = "weighted"  # a sweep's runs that don't weigh every task 1
+
 # What opens a group's name in metrics.jsonl where the figure is of a fixed point.
 FIXED_POINT = "fixed_point"
 
@@ -42,7 +44,9 @@ class Record:
     `results` is results.json, None where the run has not finished; `steps` are the lines of
     metrics.jsonl in order of their step; `error` is the message in error.txt, if there is one.
     `baseline` is the variant whose single-task runs a multi-task run is compared with; None: its
-    own. `folder` is where all that is; None of figures that come from elsewhere.
+    own. `weighting` is how a multi-task run of a sweep weighs its tasks; the kind of those that
+    don't weigh all 1 is `weighted`. `folder` is where all that is; None of figures that come from
+    elsewhere.
     """
 
     name: str
@@ -56,6 +60,7 @@ class Record:
     steps: tuple[Mapping[str, Any], ...]
     error: str
     baseline: Variant | None = None
+    weighting: str | None = None
     folder: epath.Path | None = None
 
     @property
@@ -68,7 +73,8 @@ class Study:
     """A study's record with all its runs; `notes` say what could not be read or computed.
 
     `command` makes it and its report anew, with DIR for its folder; `versions` are those that it
-    was started with. Both are empty where they aren't known.
+    was started with. Both are empty where they aren't known. The runs that a sweep's other
+    weightings add are in `weighted` alone.
     """
 
     name: str
@@ -77,6 +83,7 @@ class Study:
     notes: tuple[str, ...]
     command: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    weighted: tuple[Record, ...] = ()
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -113,9 +120,7 @@ def load_study(workdir: epath.PathLike) -> Study:
         )
     study = json.loads(path.read_text(encoding="utf-8"))
     notes: list[str] = []
-    records = tuple(
-        load_record(workdir / "runs" / run["name"], run, notes) for run in study["runs"]
-    )
+    records = [load_record(workdir / "runs" / run["name"], run, notes) for run in study["runs"]]
     # Studies of earlier versions of this package have no flags and no versions.
     config, _, preset = study["name"].partition(":")
     path = ":".join(filter(None, (f"configs/{config}.py", preset)))
@@ -123,10 +128,11 @@ def load_study(workdir: epath.PathLike) -> Study:
     return Study(
         study["name"],
         study["config"],
-        records,
+        tuple(record for record in records if record.kind != WEIGHTED),
         tuple(notes),
         command=f"python -m mtl_t5x.study {flags} --workdir=DIR",
         versions=study.get("versions", {}),
+        weighted=tuple(record for record in records if record.kind == WEIGHTED),
     )
 
 
@@ -158,6 +164,7 @@ def load_record(folder: epath.Path, run: Mapping[str, Any], notes: list[str]) ->
         steps=_load_steps(folder / "metrics.jsonl", run["name"], notes),
         error=_message(error.read_text(encoding="utf-8")) if error.exists() else "",
         baseline=tuple(run["baseline"]) if "baseline" in run else None,
+        weighting=run.get("weighting"),
         folder=folder,
     )
 

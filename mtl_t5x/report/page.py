@@ -1,5 +1,6 @@
 """The report's page: one HTML file with its figures, styles and what draws them inside."""
 
+import base64
 import dataclasses
 import functools
 import importlib.metadata
@@ -17,6 +18,7 @@ from mtl_t5x.report import (
     figures,
     findings,
     folders,
+    fronts,
     published,
     sections,
     typeset,
@@ -57,6 +59,7 @@ def render(
     paper: Sequence[published.Cell],
     conflicts: Sequence[Mapping[str, Any]],
     pictures: Sequence[str],
+    weightings: Sequence[tuple[fronts.Front, bytes]] = (),
 ) -> str:
     """The whole page as text.
 
@@ -66,6 +69,7 @@ def render(
       paper: the paper's figures beside the study's.
       conflicts: the rows of conflict.csv.
       pictures: names of the files beside the page that hold its figures.
+      weightings: what sweeps found, each with its figure's PNG.
     """
     specs: list[vega.Spec] = []
 
@@ -74,13 +78,7 @@ def render(
         specs.append(spec)
         return len(specs) - 1
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mtl_t5x.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = _environment()
     environment.globals |= {"words": words, "findings": findings, "chart": chart, "specs": specs}
     parts = tuple(_part(study, found, variant) for variant in study.variants)
     headline, sentences = _sentences(found)
@@ -94,6 +92,11 @@ def render(
         missing=sections.missing(study),
         shared_figures=figures.of_study(found),
         differences=sections.differences(found),
+        weightings=[
+            (front, sections.weightings(front), base64.b64encode(png).decode())
+            for front, png in weightings
+        ],
+        weightings_caption=captions.WEIGHTINGS,
         paper=sections.beside_the_paper(paper),
         wrong_averages=published.wrong_averages() if paper else (),
         conflict=sections.conflict_summary(study, conflicts),
@@ -107,6 +110,16 @@ def render(
         size=(WIDTH, HEIGHT),
         style=(PLACE / "page.css").read_text(encoding="utf-8"),
         program=program(),
+    )
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("mtl_t5x.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
 
 

@@ -57,11 +57,11 @@ def draw_all(found: findings.Analysis) -> tuple[Picture, ...]:
                 name = f"cosine.{group}.{'.'.join(matrix.variant)}"
                 figures.append((name, cosine, (found, matrix)))
     figures += [(f"loss.{'.'.join(v)}", losses, (found, v)) for v in found.variants]
-    pictures = (_render(name, draw, *arguments) for name, draw, arguments in figures)
+    pictures = (render(name, draw, *arguments) for name, draw, arguments in figures)
     return tuple(picture for picture in pictures if picture)
 
 
-def _render(name: str, draw: Callable[..., Figure | None], *args: Any) -> Picture | None:
+def render(name: str, draw: Callable[..., Figure | None], *args: Any) -> Picture | None:
     """A figure in the report's style; None where there is nothing to draw."""
     with matplotlib.rc_context(STYLE):
         figure = draw(*args)

@@ -18,6 +18,8 @@ from mtl_t5x.report import (
     analysis,
     flat,
     folders,
+    front_figure,
+    fronts,
     latex,
     page,
     plots,
@@ -61,7 +63,9 @@ def write(study: folders.Study, folder: epath.Path) -> epath.Path:
     paper = published.cells(study, table) if table else ()
     rows = map(tables.transfer_row, found.transfers)
     columns = [field.name for field in dataclasses.fields(tables.TransferRow)]
-    pictures = plots.draw_all(found)
+    swept = fronts.fronts(study)
+    drawn = tuple(front_figure.picture(front) for front in swept)
+    pictures = (*plots.draw_all(found), *drawn)
     written = {
         "transfer.csv": _csv(columns, map(dataclasses.asdict, rows)),
         "conflict.csv": _csv(_CONFLICT_COLUMNS, conflicts),
@@ -70,13 +74,18 @@ def write(study: folders.Study, folder: epath.Path) -> epath.Path:
         **{f"{picture.name}.png": picture.png for picture in pictures},
         **{f"{picture.name}.svg": picture.svg for picture in pictures},
     }
+    if swept:
+        lines = [line for front in swept for line in fronts.rows(front)]
+        written["front.csv"] = _csv((), lines)
     if table:
         columns = [field.name for field in dataclasses.fields(published.Cell)]
         written["paper.csv"] = _csv(columns, map(dataclasses.asdict, paper))
     for name, printed in sections.for_papers(found, paper).items():
         written[f"{name}.tex"] = latex.render(printed).encode()
     names = sorted(name for name in written if name.endswith((".png", ".svg", ".csv", ".tex")))
-    written["report.html"] = page.render(study, found, paper, conflicts, names).encode()
+    weightings = tuple(zip(swept, (one.png for one in drawn), strict=True))
+    html = page.render(study, found, paper, conflicts, names, weightings)
+    written["report.html"] = html.encode()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in written.items():
         files.write_atomically(folder / name, content)

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mtl_t5x.report import findings, folders, published, tables, words
+from mtl_t5x.report import findings, folders, fronts, published, tables, words
 from mtl_t5x.report.typeset import Cell, Table, estimate, number, spread, table
 
 
@@ -115,6 +115,31 @@ def differences(found: findings.Analysis) -> Table | None:
     head = ("changed", "settings", "task", "metric", "points", "transfer, in % points", "q", "")
     caption = "Multi-task models of two settings that differ in one thing, on the test split."
     return table(caption, (*head[:-1], "verdict"), rows, texts=4) if rows else None
+
+
+def weightings(front: fronts.Front) -> Table:
+    """A row for each weighting, the best on average first."""
+    tasks = [task for task, _ in front.points[0].by_task]
+    verdicts = {one.name: one.verdict.word for one in front.comparisons}
+    points = sorted(front.points, key=lambda point: -point.average.value)
+    return table(
+        f"Weightings of {words.variant(front.variant)}: multi-task minus single-task on the test "
+        f"split, in points. The last column compares with {front.tuned}, the static weighting that "
+        "was tuned on the dev split.",
+        ("weighting", "kind", "average", "worst task", *tasks, "against tuned"),
+        [
+            (
+                point.name,
+                point.kind,
+                estimate(point.average),
+                estimate(point.worst),
+                *(number(effect.value) for _, effect in point.by_task),
+                verdicts.get(point.name, "tuned" if point.name == front.tuned else ""),
+            )
+            for point in points
+        ],
+        texts=2,
+    )
 
 
 def conflict_summary(study: folders.Study, conflicts: Sequence[Mapping[str, Any]]) -> Table | None:

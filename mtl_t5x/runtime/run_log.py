@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import sys
@@ -23,6 +24,8 @@ from mtl_t5x.conflict.running import Running
 from mtl_t5x.storage import files
 
 FILE = "metrics.jsonl"
+logger = logging.getLogger(__name__)
+
 _STORING = 0.01  # of the time, at most, is spent on storing lines
 _ADVICE = "The checkpoints there are good; lower adamw.learning_rate"
 
@@ -70,6 +73,7 @@ class RunLog:
         )
         # The first step compiles: the rate is counted from its end.
         self._rate_since: tuple[int, float] | None = None
+        self._told: set[str] = set()  # tasks whose gradient a method couldn't use
         self._paused = 0.0  # seconds since then in which no step was taken
 
     def __enter__(self) -> RunLog:
@@ -136,11 +140,23 @@ class RunLog:
                 raise TrainingDivergedError(
                     f"step {step}: the losses are finite, but the gradient is not. {_ADVICE}"
                 )
+            if "unusable" in metrics.get("balance", ()):
+                self._tell_unusable(step, np.asarray(metrics["balance"]["unusable"]))
         self._pending.clear()
         for path, good in jax.tree_util.tree_leaves_with_path(jax.device_get(_all_finite(params))):
             if not good:
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise TrainingDivergedError(f"the last update made {name} not finite. {_ADVICE}")
+
+    def _tell_unusable(self, step: int, unusable: np.ndarray) -> None:
+        """Once for each task."""
+        bad = {name for name, is_bad in zip(self._names, unusable, strict=True) if is_bad}
+        if new := sorted(bad - self._told):
+            self._told |= bad
+            logger.warning(
+                "step %d: the gradient of %s is zero or no number: BALANCE weighs it like one that "
+                "is orthogonal to all others (said once for each task)", step, ", ".join(new),
+            )  # fmt: skip
 
     def flush(self) -> None:
         """Returns when the lines so far are stored: a checkpoint must not be ahead of them."""
@@ -186,7 +202,9 @@ def flatten(
         "grad_norm": float(metrics["grad_norm"]),
         "learning_rate": float(metrics["learning_rate"]),
     }
-    scalars |= _by_task("loss", metrics["loss"], names)
+    examples = metrics.get("examples", np.ones(len(names)))
+    seen = [i for i, number in enumerate(examples) if number]  # others have no loss
+    scalars |= _by_task("loss", metrics["loss"][seen], [names[i] for i in seen])
     matrices = {}
     for group, of_group in metrics["conflict"].items():
         scalars |= _by_task(f"grad_norm/{group}", of_group["norms"], names)
@@ -194,6 +212,11 @@ def flatten(
         for name, value in of_group.items():
             if name not in ("norms", "cosine", "halves"):
                 scalars[f"conflict/{group}/{name}"] = float(value)
+    for name, value in metrics.get("balance", {}).items():
+        if name == "weights":
+            scalars |= _by_task("balance/weight", value, names)
+        elif name != "unusable":
+            scalars[f"balance/{name}"] = float(value)
     return scalars, matrices
 
 

@@ -73,7 +73,11 @@ def manager(model_dir: str, settings: Settings = Settings()) -> ocp.CheckpointMa
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
-    return {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    """What is stored; what a method of `balance` remembers, where there is one."""
+    tree = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+    if getattr(state, "balance", None) is not None:
+        tree["balance"] = state.balance
+    return tree
 
 
 def save(checkpoints: ocp.CheckpointManager, state: TrainState) -> None:
@@ -188,7 +192,7 @@ def _restored(checkpoints: ocp.CheckpointManager, step: int, wanted: Any) -> Any
             f"{name} ({there.get(name, 'none')}, now {here.get(name, 'none')})" for name in differ
         ]
         raise ValueError(
-            f"{path} is of another model or optimizer: {len(differ)} arrays differ in shape, as "
+            f"{path} is of another model, balance or optimizer: {len(differ)} arrays differ, as "
             f"{'; '.join(shown[:3])}. Set what it was trained with, or give another MODEL_DIR; "
             "INITIAL_CHECKPOINT_PATH starts another model from its parameters"
         )

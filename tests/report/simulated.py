@@ -132,6 +132,8 @@ def write(workdir, simulated, found) -> None:
         (folder / "results.json").write_text(json.dumps(record.results))
         fields = ("name", "architecture", "prompt", "labels", "tasks", "seed", "kind")
         runs.append({field: getattr(record, field) for field in fields})
+        if record.weighting is not None:
+            runs[-1]["weighting"] = record.weighting
         for task in record.results["test"]:
             mine = found[record.name, task]
             lines = []

@@ -153,7 +153,7 @@ def _references(references: Mapping[str, float]) -> list[vega.Spec]:
 
 def _pointer(x: str) -> vega.Spec:
     """A line at the x that is nearest to the pointer, with every curve's value there."""
-    value, low, high = (f"format(datum.{part}, '.3~g')" for part in ("y", "low", "high"))
+    value, low, high = (f"format(datum.{part}, ',.3~r')" for part in ("y", "low", "high"))
     interval = f"isValid(datum.low) ? ' [' + {low} + ', ' + {high} + ']' : ''"
     nearest = {"type": "point", "fields": [x], "nearest": True}
     return {

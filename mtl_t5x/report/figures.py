@@ -79,6 +79,14 @@ def of_study(found: findings.Analysis) -> tuple[Figure, ...]:
     return tuple(figure for figure in figures if figure)
 
 
+def drawn_tasks(found: findings.Analysis) -> tuple[str, ...]:
+    """The tasks that some figure shows: those that were trained, not those that are tested only."""
+    drawn = {task for one in found.cosines for task in one.tasks}
+    parts = (*found.slowdowns, *found.gaps, *found.shares, *found.noise_scales)
+    drawn |= {one.task for one in parts}
+    return tuple(task for task in found.tasks if task in drawn)
+
+
 def task_colours(tasks: Sequence[str]) -> dict[str, str]:
     """A task's colour, the same in every figure; from the eleventh on they come again."""
     return {task: f"var(--task-{i % 10})" for i, task in enumerate(tasks)}
@@ -334,6 +342,7 @@ def _associations(found: findings.Analysis) -> Figure | None:
     known = [one for one in found.associations if one.points]
     if not known:
         return None
+    seen = {point.task for one in known for point in one.points}
     colours = task_colours(found.tasks)
     panels = []
     for outcome in dict.fromkeys(one.outcome for one in known):
@@ -364,7 +373,7 @@ def _associations(found: findings.Analysis) -> Figure | None:
         captions.ASSOCIATIONS,
         tuple(panels),
         table("Rank correlations", head, rows, texts=2),
-        keys=tuple(Key(task, colours[task]) for task in found.tasks),
+        keys=tuple(Key(task, colours[task]) for task in colours if task in seen),
         controls=_choice_of(list(dict.fromkeys(one.group for one in known))),
     )
 

@@ -104,7 +104,7 @@ def render(
         all_metrics=sections.all_metrics(found),
         pictures=pictures,
         rules=captions.RULES,
-        task_colours=figures.task_colours(found.tasks),
+        tasks=figures.drawn_tasks(found),
         versions=versions(),
         configuration=json.dumps(study.config, indent=2),
         size=(WIDTH, HEIGHT),

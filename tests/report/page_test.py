@@ -188,6 +188,12 @@ def test_controls_and_figures_have_names_for_those_who_dont_see_them(full):
     heads = [a for tag, a in reader.tags if tag == "th" and a.get("scope") == "col"]
     assert heads and all("aria-sort" in a for a in heads)
     assert len(reader.of("caption")) == len(reader.of("table"))
+
+
+def test_tasks_that_are_only_tested_are_not_switched():
+    found = synthetic.full()
+    found = dataclasses.replace(found, tasks=("mnli_mismatched", *found.tasks))
+    reader = Reader(render(found))
     tasks = [a["data-task"] for tag, a in reader.tags if tag == "button" and "data-task" in a]
     assert tasks == list(synthetic.TASKS)
 

@@ -67,8 +67,7 @@ RULES = {
 }
 
 WEIGHTINGS = (
-    "Left, every weighting of the tasks: the mean over the tasks of multi-task minus single-task, "
-    "and the least of them, in the metrics' points, with 95 % intervals. The line joins the static "
-    "weightings that no other one beats in both; the ring is the one tuned on the dev split. "
-    "Right, each task's own effect."
+    "Every weighting of the tasks: the mean over the tasks of multi-task minus single-task, and "
+    "the least of them, in the metrics' points, with 95 % intervals. The line joins the static "
+    "weightings that no other one beats in both; the ring is the one tuned on the dev split."
 )

@@ -1,10 +1,12 @@
 """The figure of a front: average against worst task, every weighting with its intervals."""
 
+import dataclasses
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mtl_t5x.report import fronts, plots
+from mtl_t5x.report import captions, figures, fronts, plots, sections, vega
 from mtl_t5x.report.findings import Estimate
 
 COLOURS = {
@@ -12,6 +14,74 @@ COLOURS = {
     fronts.RATE: plots.COLOURS[2],
     fronts.METHOD: plots.COLOURS[1],
 }
+
+
+# The same in the page's colours.
+SHADES = {
+    fronts.STATIC: "var(--task-0)",
+    fronts.RATE: "var(--task-2)",
+    fronts.METHOD: "var(--task-1)",
+}
+
+
+def figure(front: fronts.Front) -> figures.Figure:
+    """It on the page, where the pointer tells a weighting's name and numbers."""
+    kinds = {point.kind for point in front.points}
+    return figures.Figure(
+        "Average against worst task",
+        captions.WEIGHTINGS,
+        (figures.Panel("", _chart(front)),),
+        sections.weightings(front),
+        keys=tuple(figures.Key(kind, shade) for kind, shade in SHADES.items() if kind in kinds),
+    )
+
+
+def _chart(front: fronts.Front) -> vega.Spec:
+    rows = []
+    for point in front.points:
+        row = {"name": point.name, "kind": point.kind, "tuned": int(point.name == front.tuned)}
+        for field in ("average", "worst"):
+            estimate = getattr(point, field)
+            ends = {f"{field}_{key}": v for key, v in dataclasses.asdict(estimate).items()}
+            row |= ends
+        rows.append(row)
+    axes = {
+        "x": {"field": "average_value", "type": "quantitative", "title": "average, points"},
+        "y": {"field": "worst_value", "type": "quantitative", "title": "worst task, points"},
+    }
+    for axis in axes.values():
+        axis |= {"axis": {"tickCount": 5}, "scale": {"zero": False, "padding": 12}}
+    scale = {"domain": list(SHADES), "range": list(SHADES.values())}
+    colour = {"color": {"field": "kind", "scale": scale, "legend": None}}
+    told = [{"field": "name", "title": "weighting"}, {"field": "kind"}]
+    told += [
+        {"field": f"{field}_{part}", "type": "quantitative", "format": ".2f", "title": title}
+        for field in ("average", "worst")
+        for part, title in (("value", field), ("low", "from"), ("high", "to"))
+    ]
+    across = {**axes, **colour, "x": {**axes["x"], "field": "average_low"}}
+    down = {**axes, **colour, "y": {**axes["y"], "field": "worst_low"}}
+    edge = [{"average_value": x, "worst_value": y} for x, y in _edge(front)]
+    faint = {"type": "rule", "opacity": 0.35}
+    several = any(point.average.low is not None for point in front.points)
+    intervals = [
+        {"mark": faint, "encoding": {**across, "x2": {"field": "average_high"}}},
+        {"mark": faint, "encoding": {**down, "y2": {"field": "worst_high"}}},
+    ]
+    line = {"type": "line", "color": SHADES[fronts.STATIC], "opacity": 0.6, "strokeWidth": 1}
+    ring = {"type": "point", "size": 260, "color": "var(--ink)"}
+    name = {"type": "text", "align": "left", "dx": 7, "dy": -6, "color": "var(--soft)"}
+    layers = [
+        *(intervals if several else []),
+        {"data": {"values": edge}, "mark": line, "encoding": axes},
+        {"transform": [{"filter": "datum.tuned"}], "mark": ring, "encoding": axes},
+        {
+            "mark": {"type": "point", "filled": True, "size": 70, "opacity": 0.9},
+            "encoding": {**axes, **colour, "tooltip": told},
+        },
+        {"mark": name, "encoding": {**axes, "text": {"field": "name"}}},
+    ]
+    return vega.view(rows, layers, height=380, transform=[], params={})
 
 
 def picture(front: fronts.Front) -> plots.Picture:

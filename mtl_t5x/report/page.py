@@ -1,6 +1,5 @@
 """The report's page: one HTML file with its figures, styles and what draws them inside."""
 
-import base64
 import dataclasses
 import functools
 import importlib.metadata
@@ -18,6 +17,7 @@ from mtl_t5x.report import (
     figures,
     findings,
     folders,
+    front_figure,
     fronts,
     published,
     sections,
@@ -59,7 +59,7 @@ def render(
     paper: Sequence[published.Cell],
     conflicts: Sequence[Mapping[str, Any]],
     pictures: Sequence[str],
-    weightings: Sequence[tuple[fronts.Front, bytes]] = (),
+    swept: Sequence[fronts.Front] = (),
 ) -> str:
     """The whole page as text.
 
@@ -69,7 +69,7 @@ def render(
       paper: the paper's figures beside the study's.
       conflicts: the rows of conflict.csv.
       pictures: names of the files beside the page that hold its figures.
-      weightings: what sweeps found, each with its figure's PNG.
+      swept: what sweeps of weightings found.
     """
     specs: list[vega.Spec] = []
 
@@ -92,11 +92,7 @@ def render(
         missing=sections.missing(study),
         shared_figures=figures.of_study(found),
         differences=sections.differences(found),
-        weightings=[
-            (front, sections.weightings(front), base64.b64encode(png).decode())
-            for front, png in weightings
-        ],
-        weightings_caption=captions.WEIGHTINGS,
+        weightings=[(front, front_figure.figure(front)) for front in swept],
         paper=sections.beside_the_paper(paper),
         wrong_averages=published.wrong_averages() if paper else (),
         conflict=sections.conflict_summary(study, conflicts),

@@ -64,8 +64,7 @@ def write(study: folders.Study, folder: epath.Path) -> epath.Path:
     rows = map(tables.transfer_row, found.transfers)
     columns = [field.name for field in dataclasses.fields(tables.TransferRow)]
     swept = fronts.fronts(study)
-    drawn = tuple(front_figure.picture(front) for front in swept)
-    pictures = (*plots.draw_all(found), *drawn)
+    pictures = (*plots.draw_all(found), *map(front_figure.picture, swept))
     written = {
         "transfer.csv": _csv(columns, map(dataclasses.asdict, rows)),
         "conflict.csv": _csv(_CONFLICT_COLUMNS, conflicts),
@@ -83,8 +82,7 @@ def write(study: folders.Study, folder: epath.Path) -> epath.Path:
     for name, printed in sections.for_papers(found, paper).items():
         written[f"{name}.tex"] = latex.render(printed).encode()
     names = sorted(name for name in written if name.endswith((".png", ".svg", ".csv", ".tex")))
-    weightings = tuple(zip(swept, (one.png for one in drawn), strict=True))
-    html = page.render(study, found, paper, conflicts, names, weightings)
+    html = page.render(study, found, paper, conflicts, names, swept)
     written["report.html"] = html.encode()
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in written.items():

@@ -1,11 +1,13 @@
 """Weightings beside the static front, on a sweep whose truth is known."""
 
+import csv
 import dataclasses
 
 import numpy as np
 import pytest
+import vl_convert
 
-from mtl_t5x.report import folders, front_figure, fronts, predictions, report
+from mtl_t5x.report import folders, front_figure, fronts, predictions, report, vega
 from tests.report import simulated
 
 TASKS = ("cola", "rte")
@@ -106,6 +108,18 @@ def test_one_seed_has_no_intervals():
     assert all(point.average.low is None for point in front.points) and not front.dominated
     assert any("there are no intervals" in sentence for sentence in front.sentences)
     front_figure.picture(front)
+    assert "rule" not in str(front_figure.figure(front).panels[0].spec["layer"])
+
+
+def test_the_pages_figure_has_every_weighting_and_rings_the_tuned_one(front):
+    drawn = front_figure.figure(front)
+    spec = drawn.panels[0].spec | {"width": 400}
+    rows = list(csv.DictReader(spec["data"]["values"].splitlines()))
+    assert [row["name"] for row in rows] == list(RIGHT)
+    assert [row["name"] for row in rows if row["tuned"] == "1"] == [front.tuned]
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=vega.VEGA_LITE)
+    assert all(f">{name}<" in svg for name in RIGHT)
+    assert {key.name for key in drawn.keys} == {fronts.STATIC, fronts.RATE, fronts.METHOD}
 
 
 def test_a_weighting_that_has_not_finished_is_left_out(workdir):

@@ -113,6 +113,15 @@ def test_an_intervals_picture_is_to_scale_and_ends_at_its_edge():
     assert max(map(abs, usual)) <= page._reach([wide, *found.transfers]) < 100
 
 
+def test_a_change_without_a_percentage_is_told_in_points():
+    """As where the baseline may be 0: the verdict is given on the difference."""
+    found = synthetic.full()
+    first = dataclasses.replace(found.transfers[0], percent=findings.Estimate(None))
+    text = render(dataclasses.replace(found, transfers=(first, *found.transfers[1:])))
+    said = " ".join(re.sub(r"<[^>]*>", "", text).split())
+    assert "– −4.5 points [−6.5, −2.5]" in said and said.count(" points [") == 1
+
+
 def test_an_arrow_says_that_an_interval_goes_on_beyond_its_picture(full):
     found = synthetic.full()
     wide = dataclasses.replace(found.transfers[0], percent=findings.Estimate(1.0, -900.0, 3.0))

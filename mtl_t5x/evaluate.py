@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import seqio
 import tensorflow as tf
-import tqdm
 from etils import epath
 from jax.experimental import multihost_utils
 
@@ -22,11 +21,11 @@ from mtl_t5x.experiment import Experiment
 from mtl_t5x.models import decoding, predicting, teacher_forcing
 from mtl_t5x.parallel import sharding
 from mtl_t5x.runtime import progress, watchdog
-from mtl_t5x.storage import checkpoints, files
+from mtl_t5x.settings import checks
+from mtl_t5x.storage import checkpoints, files, results
 
 logger = logging.getLogger(__name__)
 
-RESULTS = "results.json"
 PREDICTIONS = "inference_eval"
 SPLITS = ("validation", "test")
 Metrics = dict[str, dict[str, float]]
@@ -50,6 +49,20 @@ class Evaluation:
     evaluated_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
     search: decoding.Search = dataclasses.field(default_factory=decoding.Search)
     teacher_forced: bool = False
+
+    def __post_init__(self):
+        owners = self.evaluated_as
+        named = isinstance(owners, Mapping) and all(
+            isinstance(name, str) for pair in owners.items() for name in pair
+        )
+        name = "evaluate.Evaluation"
+        checks.check(
+            checks.whole("EVAL_PERIOD", self.period, 0, "steps between evaluations; 0: none"),
+            checks.whole("EVAL_BATCH_SIZE", self.batch_size, 1, "examples decoded at once"),
+            None if named else f'EVALUATED_AS = {owners!r}: write as {{"mnli_mismatched": "mnli"}}',
+            checks.a(f"{name}.search", self.search, decoding.Search, "@decoding.Search()"),
+            checks.flag(f"{name}.teacher_forced", self.teacher_forced),
+        )
 
     def positions(self, experiment: Experiment) -> dict[str, int]:
         """By task name, which of the trained tasks' heads or decoders predicts for it.
@@ -91,39 +104,6 @@ def check(experiment: Experiment, evaluation: Evaluation) -> None:
         counting.check(tasks, split, experiment.task_feature_lengths, cache=experiment.cache)
 
 
-def predictions(
-    predict: predicting.Predict,
-    batch_size: int,
-    place: Callable[[np.ndarray], Any],
-    shown: tqdm.tqdm,
-    dataset: tf.data.Dataset,
-) -> list[tuple[int, list[int]]]:
-    """(index, token ids) of every example of an enumerated dataset of model features.
-
-    Each process predicts for its share of the examples, and gets what the others predicted; `shown`
-    is told of every one that is done.
-    """
-    dataset = dataset.shard(jax.process_count(), jax.process_index())
-    indices, predicted = [], []
-    for index, batch in dataset.batch(batch_size).as_numpy_iterator():
-        inputs = batch["encoder_input_tokens"]
-        rows = len(inputs)
-        # The last batch is filled up, so that one compiled program takes every batch.
-        inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
-        indices.extend(index.tolist())
-        predicted.extend(np.asarray(predict(place(inputs)))[:rows])
-        shown.update(rows * jax.process_count())
-    # Arrays of one shape: the longest share and prediction, the rows that lack numbered -1.
-    size = (len(predicted), max(map(len, predicted), default=0))
-    rows, width = np.max(multihost_utils.process_allgather(np.array(size)), axis=0)
-    table = np.full((rows, 1 + width), decoding.PAD_ID)
-    table[:, 0] = -1
-    for row, index, ids in zip(table, indices, predicted, strict=False):
-        row[0], row[1 : 1 + len(ids)] = index, ids
-    gathered = multihost_utils.process_allgather(table, tiled=True)
-    return [(index, ids) for index, *ids in gathered.tolist() if index >= 0]
-
-
 def evaluate(
     params: Any,
     experiment: Experiment,
@@ -134,13 +114,14 @@ def evaluate(
     step: int,
     layout: sharding.Layout | None = None,
     only: Sequence[str] | None = None,
+    folder: str = PREDICTIONS,
 ) -> Metrics:
     """The metrics of every task that has the split, by short task name.
 
     Beside the task's own metrics stand the counts of `counting.count` and, of the dev split, the
     model's `loss`: the mean over all its tokens or examples, as in training. Writes
     `<task>-metrics.jsonl`, `<task>-<step>.jsonl` with every prediction, and TensorBoard event files
-    to `model_dir/inference_eval`, for splits other than test to a folder of the split's name in it.
+    to `folder` in `model_dir`, for splits other than test to a folder of the split's name in that.
     A step that is evaluated again stands there once. Several devices and processes share the
     examples; the first process writes.
 
@@ -152,10 +133,11 @@ def evaluate(
       step: of the parameters.
       layout: where they live; None: on one device.
       only: short names of the tasks to evaluate; None: all.
+      folder: where in `model_dir` everything is written.
     """
     tasks = scored_tasks(experiment, split)
     positions = evaluation.positions(experiment)
-    loggers = _loggers(_folder(model_dir, split))
+    loggers = _loggers(_of_split(epath.Path(model_dir) / folder, split))
     place, batch_size = np.asarray, evaluation.batch_size
     if layout is not None:
         params, rows = layout.for_this_process(params)
@@ -168,17 +150,20 @@ def evaluate(
         for name, task in tasks.items()
     }
     total = sum(of_task.get("examples", 0) for of_task in counts.values())
-    common, results = _Split(params, experiment, evaluation, split, batch_size, place), {}
+    common, found = _Split(params, experiment, evaluation, split, batch_size, place), {}
+    logger.info("evaluating %s: %d tasks, %d examples", split, len(tasks), total)
     with progress.bar(f"evaluating {split}", total, "example") as shown:
         for name, task in tasks.items():
             predict = common.predict(name, task, positions[name])
-            predict_dataset = functools.partial(predictions, predict, batch_size, place, shown)
+            predict_dataset = functools.partial(
+                predicting.of_dataset, predict, batch_size, place, shown
+            )
             known = common.with_answers(name, task, positions[name])
             stored = tokens.examples(task, split, lengths[name], experiment.cache)
             task = _with_metrics(task, known)
             scores = _score(task, stored, split, lengths[name], predict_dataset, step, loggers)
-            results[name] = scores | counts[name]
-    return results
+            found[name] = scores | counts[name]
+    return found
 
 
 def _with_metrics(task: seqio.Task, metrics: Mapping[str, float]) -> seqio.Task:
@@ -280,8 +265,7 @@ def _loggers(folder: epath.Path) -> dict[str, Any]:
     return {"logger_cls": [seqio.JSONLogger, seqio.TensorBoardLogger], "log_dir": str(folder)}
 
 
-def _folder(model_dir: str, split: str) -> epath.Path:
-    folder = epath.Path(model_dir) / PREDICTIONS
+def _of_split(folder: epath.Path, split: str) -> epath.Path:
     return folder if split == "test" else folder / split
 
 
@@ -294,7 +278,7 @@ def not_evaluated(
     looks, and tells the others.
     """
     tasks = scored_tasks(experiment, split)
-    folder = _folder(model_dir, split)
+    folder = _of_split(epath.Path(model_dir) / PREDICTIONS, split)
 
     def is_there(name: str, task: seqio.Task) -> bool:
         lines, _ = files.read_steps(folder / f"{task.name}-metrics.jsonl")
@@ -319,19 +303,17 @@ def evaluate_run(
     model_dir: str,
     experiment: Experiment,
     evaluation: Evaluation,
-    train_steps: int,
     limits: watchdog.Limits | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a run's newest checkpoint on dev and test.
+    """Evaluates a run's newest checkpoint on dev and test, beside what the run itself has written.
 
-    A run whose training has come to its end gets its `results.json` anew, and what that says of the
-    train split stays. Of any other the results are in `results_<step>.json`: by `results.json` a
-    study knows that a run is finished.
+    The results are in `results_<step>_<search>.json`, the predictions and metrics in a folder
+    `inference_eval_<step>_<search>`, where `<search>` is as `Search.title` has it. Other tasks that
+    were evaluated so before keep their places in both.
 
     Args:
       model_dir: the run's folder.
       experiment, evaluation: see there.
-      train_steps: how many the run takes in all.
       limits: how long each stage may take before the process ends, with a stack dump.
     """
     limits = limits or watchdog.Limits()
@@ -341,10 +323,15 @@ def evaluate_run(
         layout = experiment.layout(0)  # no step is taken: BATCH_SIZE needn't fit these devices
         shapes = experiment.state_shapes(layout).params
         params, done = checkpoints.restore_params(model_dir, shapes)
-    results = {"step": done, "tasks": list(experiment.names)}
+    which = f"{done}_{evaluation.search.title}"
+    path = epath.Path(model_dir) / f"results_{which}.json"
+    found = {"step": done, "search": dataclasses.asdict(evaluation.search)}
+    found |= {"tasks": list(experiment.names), "dev": {}, "test": {}}
+    if path.exists():
+        found |= {key: json.loads(path.read_text())[key] for key in ("dev", "test")}
     for key, split in (("dev", "validation"), ("test", "test")):
         with limits.stage("evaluation"):
-            results[key] = evaluate(
+            found[key] |= evaluate(
                 params,
                 experiment,
                 evaluation,
@@ -352,25 +339,15 @@ def evaluate_run(
                 model_dir=model_dir,
                 step=done,
                 layout=layout,
+                folder=f"{PREDICTIONS}_{which}",
             )
-    if done < train_steps:
-        name = f"results_{done}.json"
-        logger.warning(
-            "%s is at step %d of TRAIN_STEPS = %d: the results are in %s, not in %s, which marks a "
-            "finished run",
-            model_dir, done, train_steps, name, RESULTS,
-        )  # fmt: skip
-        return write_results(model_dir, results, name)
-    earlier = epath.Path(model_dir) / RESULTS
-    kept = json.loads(earlier.read_text()) if earlier.exists() else {}
-    return write_results(model_dir, kept | results)
+    return write_results(path, found)
 
 
-def write_results(
-    model_dir: str, results: Mapping[str, Any], name: str = RESULTS
-) -> dict[str, Any]:
-    """Writes `results.json`, whole or not at all: it is what marks a run as finished."""
+def write_results(path: epath.Path, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes results, whole or not at all, and shows them."""
     if jax.process_index() == 0:
-        files.write_atomically(epath.Path(model_dir) / name, json.dumps(results, indent=2))
+        files.write_atomically(path, json.dumps(found, indent=2))
+        logger.info("results in %s:\n%s", path, results.table(found))
     multihost_utils.sync_global_devices("the results are written")
-    return dict(results)
+    return dict(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ from mtl_t5x.balance import task_weights as static_weights
 from mtl_t5x.balance.balance import Balance
 from mtl_t5x.data import batching, features, heads, lookup, tokens
 from mtl_t5x.data import rates as data_rates
+from mtl_t5x.models import t5
 from mtl_t5x.parallel import sharding
+from mtl_t5x.settings import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +59,43 @@ class Experiment:
     cache_dir: str | None = None
 
     def __post_init__(self):
+        checks.check(
+            checks.a("MODEL", self.model, nn.Module, "a model, as gin/architectures has them"),
+            checks.a("OPTIMIZER", self.optimizer, optax.GradientTransformation, "one of optax's"),
+            *checks.plain("Experiment", vars(self)),
+        )
+        checks.check(
+            *features.check_names(self.tasks, self.task_feature_lengths),
+            self._check_microbatches(),
+            self._check_memory(),
+        )
         found = tuple(map(heads.without_lost_spans, self.tasks))
         if found != tuple(self.tasks) and _answered_by_heads(self.model, self.tasks):
             object.__setattr__(self, "tasks", found)
+
+    def _check_microbatches(self) -> checks.Fault:
+        # By rates a step's tasks have other numbers of examples: the step itself says what fits.
+        if self.rates.source is not None or self.batch_size % self.microbatches == 0:
+            return None
+        return (
+            f"MICROBATCHES = {self.microbatches} doesn't divide BATCH_SIZE = {self.batch_size}: "
+            "write a divisor of it"
+        )
+
+    def _check_memory(self) -> checks.Fault:
+        """Whether the attention of one example in one layer is more than the host's memory."""
+        config = getattr(self.model, "config", None)
+        if not isinstance(config, t5.T5Config):
+            return None
+        length = max(self.task_feature_lengths.values())
+        needed, there = 4 * config.num_heads * length**2, _host_memory()
+        if needed <= there:
+            return None
+        return (
+            f"TASK_FEATURE_LENGTHS = {dict(self.task_feature_lengths)}: the attention of one "
+            f"example of {length} tokens takes {needed / 2**30:,.0f} GiB in each layer, and this "
+            f"host has {there / 2**30:,.0f}: write shorter ones"
+        )
 
     @functools.cached_property
     def cache(self) -> tokens.Cache:
@@ -235,6 +272,11 @@ class Experiment:
         )
         rows = self.batch_size if plan is None else plan.rows
         return sharding.placed_batches(read, layout, len(self.trained), rows)
+
+
+def _host_memory() -> int:
+    """In bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _answered_by_heads(model: nn.Module, tasks: Sequence[seqio.Task]) -> bool:

@@ -13,12 +13,19 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import gin
 from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
+
+from mtl_t5x.runtime import exit_codes
+from mtl_t5x.settings import bindings, changes, checks
+from mtl_t5x.settings.checks import SettingsError
+from mtl_t5x.storage import lock
+
+logger = logging.getLogger(__name__)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RUN_MODES = {
@@ -54,6 +61,12 @@ _TOPOLOGY = flags.DEFINE_string(
 )
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "How many slices of --topology.")
 _DRY_RUN_JSON = flags.DEFINE_string("dry_run_json", None, "A file for --dry_run's numbers.")
+_ALLOW_CHANGES = flags.DEFINE_bool(
+    "allow_changes",
+    False,
+    "Goes on with a run though settings that decide its results are others than those it was "
+    "begun with.",
+)
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address",
     None,
@@ -72,6 +85,8 @@ def run(
     gin_bindings: Sequence[str],
     run_mode: str = "train",
     gin_search_paths: Sequence[str] = (".",),
+    *,
+    allow_changes: bool = False,
     **arguments: Any,
 ) -> None:
     """Configures gin afresh and carries out one run; runs may follow each other in a process.
@@ -79,31 +94,33 @@ def run(
     `arguments` go to what the mode calls.
 
     Raises:
-      ValueError: among others, a macro that has no value; the message says which binding to add.
+      SettingsError: settings that can't work, all of them told, before anything is read or written;
+        or, unless `allow_changes`, others than those that the folder's run was begun with.
+      TakenError: another process trains in the folder.
     """
     from mtl_t5x.runtime import compiled
 
     _configure_logging()
     compiled.keep_programs()
-    gin.clear_config(clear_constants=True)
-    for path in (*gin_search_paths, ROOT):
-        gin.add_config_file_search_path(path)
     if run_mode == "dry_run":  # writes nothing and reads no data: its shapes are those of any
         gin_bindings = [*_FOR_A_DRY_RUN, *gin_bindings]
-    try:
-        gin.parse_config_files_and_bindings(list(gin_files), list(gin_bindings))
-        if run_mode == "dry_run":
-            gin.get_configurable(RUN_MODES[run_mode])(**arguments)
-            return
-        model_dir = _macro("MODEL_DIR")
-        epath.Path(model_dir).mkdir(parents=True, exist_ok=True)
-        config = "config.gin" if run_mode == "train" else f"config-{run_mode}.gin"
-        with _config_in(epath.Path(model_dir) / config):
-            gin.get_configurable(RUN_MODES[run_mode])(**arguments)
-    except (TypeError, ValueError) as error:
-        if name := _unset_macro(error):
-            raise ValueError(_UNSET.format(name=name)) from error
-        raise
+    bindings.read(gin_files, gin_bindings, (*gin_search_paths, ROOT))
+    bindings.check(RUN_MODES[run_mode])
+    carry_out = gin.get_configurable(RUN_MODES[run_mode])
+    if run_mode == "dry_run":
+        carry_out(**arguments)
+        return
+    folder = epath.Path(bindings.macro("MODEL_DIR"))
+    if run_mode == "train":
+        folder.mkdir(parents=True, exist_ok=True)
+    elif not folder.is_dir():
+        raise SettingsError(f"MODEL_DIR = {str(folder)!r}: there is no such folder; name a run's")
+    name = "config.gin" if run_mode == "train" else f"config-{run_mode}.gin"
+    with _alone_in(folder, run_mode):
+        if run_mode == "train" and not allow_changes:
+            _check_unchanged(folder)
+        with _config_in(folder / name):
+            carry_out(**arguments)
 
 
 _FOR_A_DRY_RUN = (
@@ -135,38 +152,43 @@ def _is_ours(record: logging.LogRecord) -> bool:
     return record.name.split(".")[0] == "mtl_t5x"
 
 
-_UNSET = (
-    "{name} is not set: add --gin.{name}=… to the command, or {name} = … to the gin file (strings "
-    'carry escaped quotes: --gin.MODEL_DIR=\\"/tmp/run\\")'
-)
+def _alone_in(folder: epath.Path, run_mode: str) -> contextlib.AbstractContextManager[None]:
+    """Whoever trains has the run's folder alone; of several processes the first one holds it.
+
+    What is measured and evaluated beside it has files of its own.
+    """
+    import jax
+
+    if run_mode == "train" and jax.process_index() == 0:
+        return lock.hold(folder)
+    return contextlib.nullcontext()
 
 
-def _macro(name: str) -> Any:
-    """The value of a macro that the configuration must set."""
+def _check_unchanged(folder: epath.Path) -> None:
+    """Whether a run that goes on has the settings that it was begun with."""
+    from mtl_t5x.storage import checkpoints
+
+    config = folder / "config.gin"
+    if not config.exists() or not checkpoints.is_there(folder):
+        return
     try:
-        value = gin.query_parameter(f"%{name}")
-    except ValueError as error:
-        raise ValueError(_UNSET.format(name=name)) from error
-    return value
-
-
-def _unset_macro(error: Exception) -> str | None:
-    """The macro that gin found without a value, if that is what the error is about."""
-    for pattern in (
-        r"^No bindings specified for '(\w+)/gin\.macro'",
-        r"^(\w+)/macro\.value set to `%gin\.REQUIRED`",
-        r"configurable 'macro'.* in scope '(\w+)'",
-    ):
-        if match := re.search(pattern, str(error)):
-            return match.group(1)
-    return None
+        changed = changes.decisive(config.read_text(), gin.config_str(), gin.operative_config_str())
+    except SyntaxError as error:
+        logger.warning("%s can't be read, and so not compared: %s", config, error)
+        return
+    if changed:
+        raise SettingsError(
+            f"the run in MODEL_DIR = {str(folder)!r} was begun with other settings. Give another "
+            "MODEL_DIR, or go on with these all the same by --allow_changes. What differs:\n  "
+            + "\n  ".join(changed)
+        )
 
 
 @contextlib.contextmanager
 def _config_in(path: epath.Path) -> Iterator[None]:
     """Writes the whole configuration before a run, and after it what was used of it.
 
-    A run that is refused for its settings leaves the configuration of the run before.
+    A run that is refused for its settings leaves the configuration of the run before, if any.
     """
     import jax
 
@@ -177,8 +199,10 @@ def _config_in(path: epath.Path) -> Iterator[None]:
     path.write_text(gin.config_str())
     try:
         yield
-    except (TypeError, ValueError):
-        if before is not None:
+    except (TypeError, ValueError, ImportError, FileNotFoundError):
+        if before is None:
+            path.unlink()
+        else:
             path.write_text(before)
         raise
     path.write_text(gin.operative_config_str())
@@ -190,10 +214,6 @@ def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"what is {argv[1]!r}? Every argument is a --flag=value")
-    if not _GIN_FILE.value:
-        raise app.UsageError("give --gin_file=…; gin/examples holds ready ones")
     import seqio
 
     from mtl_t5x.parallel import distributed
@@ -202,26 +222,66 @@ def _main(argv: Sequence[str]) -> None:
         seqio.set_tfds_data_dir_override(_TFDS_DATA_DIR.value)
     seqio.add_global_cache_dirs(_SEQIO_CACHE_DIRS.value)
     run_mode = "dry_run" if _DRY_RUN.value else _RUN_MODE.value
-    if run_mode != "dry_run" and (_TOPOLOGY.value or _DRY_RUN_JSON.value):
-        raise app.UsageError("--topology and --dry_run_json are for --dry_run")
+    arguments = {}
+    if run_mode == "dry_run":
+        arguments = {
+            "topology_name": _TOPOLOGY.value,
+            "num_slices": _NUM_SLICES.value,
+            "json_file": _DRY_RUN_JSON.value,
+        }
     try:
+        _check_flags(argv, run_mode)
         distributed.start(_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        arguments = {}
-        if run_mode == "dry_run":
-            arguments = {
-                "topology_name": _TOPOLOGY.value,
-                "num_slices": _NUM_SLICES.value,
-                "json_file": _DRY_RUN_JSON.value,
-            }
-        run(_GIN_FILE.value, _GIN_BINDINGS.value, run_mode, _GIN_SEARCH_PATHS.value, **arguments)
-    except (ValueError, OSError, FloatingPointError) as error:
+        run(
+            _GIN_FILE.value,
+            _GIN_BINDINGS.value,
+            run_mode,
+            _GIN_SEARCH_PATHS.value,
+            allow_changes=_ALLOW_CHANGES.value,
+            **arguments,
+        )
+    except KeyboardInterrupt:  # where nothing is to be saved; a loop of steps hears it itself
+        print("\nmtl_t5x.main was interrupted: started again, it goes on", file=sys.stderr)
+        sys.exit(exit_codes.INTERRUPTED)
+    except (ValueError, ImportError, OSError, FloatingPointError) as error:
+        _stop(error)
+
+
+def _check_flags(argv: Sequence[str], run_mode: str) -> None:
+    further = argv[1:]
+    only_dry = run_mode != "dry_run" and bool(_TOPOLOGY.value or _DRY_RUN_JSON.value)
+    checks.check(
+        f"what is {further[0]!r}? Every argument is a --flag=value" if further else None,
+        None if _GIN_FILE.value else "give --gin_file=…; gin/examples holds ready ones",
+        "--topology and --dry_run_json are for --dry_run" if only_dry else None,
+    )
+
+
+def _stop(error: Exception) -> NoReturn:
+    """Says what is wrong, in a line for each fault; --verbosity=1 shows where, too."""
+    if flags.FLAGS["verbosity"].present and flags.FLAGS.verbosity > 0:
         traceback.print_exc()
-        sys.exit(f"\nmtl_t5x.main stopped: {(str(error) or repr(error)).splitlines()[0]}")
+    said = bindings.words(error)
+    if isinstance(error, SettingsError) and len(error.faults) > 1:
+        said = "\n  ".join([f"{len(error.faults)} settings can't work:", *error.faults])
+    print(f"\nmtl_t5x.main stopped: {said}", file=sys.stderr)
+    settings = isinstance(error, ValueError | ImportError | FileNotFoundError)
+    sys.exit(exit_codes.SETTINGS if settings else exit_codes.FAILED)
+
+
+def _read_flags(argv: Sequence[str]) -> list[str]:
+    """The arguments that are no flags; leaves with code 2 where a flag can't be read."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"mtl_t5x.main stopped: {error}; --help lists the flags", file=sys.stderr)
+        sys.exit(exit_codes.SETTINGS)
 
 
 def start(*arguments: str) -> None:
     """Runs what the command line asks for, with further arguments."""
-    app.run(_main, argv=rewrite_gin_flags([*sys.argv, *arguments]))
+    argv = rewrite_gin_flags([*sys.argv, *arguments])
+    app.run(_main, argv=argv, flags_parser=_read_flags)
 
 
 if __name__ == "__main__":

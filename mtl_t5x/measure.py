@@ -26,7 +26,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from mtl_t5x import step
@@ -34,9 +33,10 @@ from mtl_t5x.conflict import fixed_point
 from mtl_t5x.conflict import metrics as conflict_metrics
 from mtl_t5x.data import batching
 from mtl_t5x.experiment import Experiment
-from mtl_t5x.gradients import one_pass
+from mtl_t5x.gradients import one_pass, over_mesh
 from mtl_t5x.parallel import sharding
 from mtl_t5x.runtime import progress, watchdog
+from mtl_t5x.settings import checks
 from mtl_t5x.storage import checkpoints, files
 
 logger = logging.getLogger(__name__)
@@ -70,11 +70,18 @@ class Settings:
     period: int = 0
 
     def __post_init__(self):
-        size = self.microbatch_size
-        if size < 1 or self.examples % size or self.examples < 2 * size:
+        name, size = "measure.Settings", self.microbatch_size
+        checks.check(
+            checks.whole(f"{name}.examples", self.examples, 2, "of each task"),
+            checks.whole(f"{name}.microbatch_size", size, 1, "examples computed at once"),
+            checks.expressions(f"{name}.groups", self.groups, none=True),
+            checks.whole(f"{name}.sketch_width", self.sketch_width, 1, "buckets", none=True),
+            checks.whole(f"{name}.period", self.period, 0, "steps between measurements"),
+        )
+        if self.examples % size or self.examples < 2 * size:
             raise ValueError(
                 f"measure.Settings: examples = {self.examples} must be two microbatches at least, "
-                f"and a multiple of microbatch_size = {size}, which is 1 at least"
+                f"and a multiple of microbatch_size = {size}"
             )
 
     def names(self, model: nn.Module, params: Params) -> dict[str, tuple[str, ...]]:
@@ -84,7 +91,7 @@ class Settings:
             groups = {"encoder": one_pass.ENCODER, **one_pass.ENCODER_LAYERS}
             if model.shares_decoder:
                 groups = {"encoder": one_pass.ENCODER, "decoder": DECODER, r"\1": LAYERS}
-        return one_pass.select(params, groups)
+        return one_pass.select(params, groups, "measure.Settings.groups")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +113,20 @@ class InTraining:
     )
     unbiased_window: int = 10
     fixed_point: Settings | None = None
+
+    def __post_init__(self):
+        name, point = "measure.InTraining", self.fixed_point
+        checks.check(
+            checks.whole("CONFLICT_PERIOD", self.period, 0, "steps between measurements; 0: none"),
+            checks.expressions(f"{name}.groups", self.groups),
+            checks.whole(f"{name}.unbiased_window", self.unbiased_window, 0, "measured steps"),
+            checks.a(f"{name}.fixed_point", point, (Settings, type(None)), "@measure.Settings()"),
+        )
+        if point is not None and not point.period:
+            raise checks.SettingsError(
+                f"measure.Settings.period = 0, and {name}.fixed_point is set, which then never "
+                "measures: write after how many steps it shall, or fixed_point = None"
+            )
 
 
 def measure(
@@ -168,6 +189,7 @@ def measure_tasks(
     layout: sharding.Layout | None = None,
 ) -> dict[str, Any]:
     """`measure_batches` on examples of the train splits, as `seed` and `at_step` draw them."""
+    logger.info("measuring the conflict at step %d", at_step)
     sharding.check_spread(layout, settings.microbatch_size, "measure.Settings.microbatch_size")
     batches, counts = batching.draw(
         experiment.trained,
@@ -271,30 +293,8 @@ def _gram(
     if width is not None:
         sketches = np.asarray(sum(per_task), np.float64) / number[:, None]
         return conflict_metrics.gram_matrix(sketches), sketches
-    gram = sum(np.asarray(_products(summed, layout), np.float64) for summed in per_task)
+    gram = sum(np.asarray(over_mesh.gram_matrix(summed, layout), np.float64) for summed in per_task)
     return gram / np.outer(number, number), None
-
-
-@functools.partial(jax.jit, static_argnames="layout")
-def _products(
-    per_task: Float[Array, "task *shape"], layout: sharding.Layout | None
-) -> Float[Array, "task task"]:
-    if layout is None:
-        return conflict_metrics.gram_matrix(per_task)
-    split = layout.columns(per_task.shape[1:]).spec
-
-    # By hand, because the compiler would gather what is split to make it flat.
-    def of_part(part):
-        gram = conflict_metrics.gram_matrix(part)
-        return jax.lax.psum(gram, layout.mesh.axis_names) if any(split) else gram
-
-    return jax.shard_map(
-        of_part,
-        mesh=layout.mesh,
-        in_specs=(split,),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )(per_task)
 
 
 def _atoms(groups: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -25,13 +25,14 @@ from mtl_t5x.conflict import metrics as conflict_metrics
 from mtl_t5x.data import rates
 from mtl_t5x.gradients import one_pass, ways
 from mtl_t5x.parallel import sharding
+from mtl_t5x.settings import checks
+from mtl_t5x.settings.checks import SettingsError
 
 Batch = Mapping[str, Array]
 Groups = tuple[tuple[str, str], ...]
 SUM = Balance()  # of the tasks' gradients, as they are
 
 
-@functools.lru_cache
 def adamw(
     learning_rate: float,
     warmup_steps: int,
@@ -53,11 +54,34 @@ def adamw(
     Equal arguments give the same object, which is what lets runs share a compiled step. Any other
     optax transformation may stand in its place.
     """
+    name = "step.adamw"
+    checks.check(
+        checks.number(f"{name}.learning_rate", learning_rate),
+        checks.whole(f"{name}.warmup_steps", warmup_steps, 0),
+        checks.whole(f"TRAIN_STEPS ({name}.decay_steps)", decay_steps, 1),
+        checks.number(f"{name}.max_grad_norm", max_grad_norm, none=True),
+        checks.number(f"{name}.weight_decay", weight_decay),
+        checks.number(f"{name}.b1", b1, below=1),
+        checks.number(f"{name}.b2", b2, below=1),
+        checks.number(f"{name}.eps", eps),
+        checks.flag(f"{name}.eps_before_correction", eps_before_correction),
+    )
     if warmup_steps >= decay_steps:
-        raise ValueError(
-            f"adamw.warmup_steps = {warmup_steps} leaves no step of the {decay_steps} for the "
+        raise SettingsError(
+            f"{name}.warmup_steps = {warmup_steps} leaves no step of the {decay_steps} for the "
             "cosine: set it below TRAIN_STEPS"
         )
+    return _adamw(
+        learning_rate, warmup_steps, decay_steps, max_grad_norm, weight_decay, b1, b2, eps,
+        eps_before_correction,
+    )  # fmt: skip
+
+
+@functools.lru_cache
+def _adamw(
+    learning_rate, warmup_steps, decay_steps, max_grad_norm, weight_decay, b1, b2, eps,
+    eps_before_correction,
+):  # fmt: skip
     schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps)
     # (sqrt(v) + eps) / c is sqrt(v) / c + eps / c: the one form is the other with another eps.
     uncorrected = functools.partial(_eps_over_correction, eps=eps, b2=b2)

@@ -16,7 +16,6 @@ import importlib.util
 import json
 import pathlib
 import platform
-import re
 import sys
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +34,9 @@ from mtl_t5x.jobs.grid import required as required
 from mtl_t5x.jobs.progress import Progress, in_words
 from mtl_t5x.jobs.sweep import sweep as sweep
 from mtl_t5x.runtime import exit_codes
-from mtl_t5x.storage import files
+from mtl_t5x.storage import files, results
+
+_OF_BEGUN = ("metrics.jsonl", results.FILE)  # a run that has taken steps has either
 
 # What a run's numbers may depend on; study.json holds the versions.
 LIBRARIES = ("mtl_t5x", "jax", "jaxlib", "flax", "optax", "numpy", "seqio", "tensorflow")
@@ -131,13 +132,12 @@ def run_study(
 
 def _job(workdir: epath.Path, item: Run) -> one_run.Job:
     folder = str(workdir / "runs" / item.name)
-    steps = [re.fullmatch(r"TRAIN_STEPS\s*=\s*(\d+)", b.strip()) for b in item.gin_bindings]
     return one_run.Job(
         name=item.name,
         folder=folder,
         gin_files=item.gin_files,
         gin_bindings=(*item.gin_bindings, f"MODEL_DIR={json.dumps(folder)}"),
-        steps=max((int(match.group(1)) for match in steps if match), default=0),
+        steps=results.last_step(item.gin_bindings),
         tasks=len(item.tasks),
     )
 
@@ -180,7 +180,11 @@ def _record(
     runs: Sequence[Run],
     config_arguments: Sequence[str],
 ) -> None:
-    """Writes `study.json`, or checks that the one there describes this very study."""
+    """Writes `study.json`, or checks that the one there is of this study or a part of it.
+
+    A study may be extended, by seeds, say, or an architecture: its runs stay, and others come. One
+    of which no run has taken a step yet may be any.
+    """
     record = {
         "name": name,
         "config": config.to_dict(),
@@ -200,7 +204,11 @@ def _record(
         return
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
-        differences = _differences(there, json.loads(text))
+        here = json.loads(text)
+        extended = _is_extended(there, here)
+        folders = [workdir / "runs" / run["name"] for run in there["runs"]]
+        begun = any((folder / file).exists() for folder in folders for file in _OF_BEGUN)
+        differences = _differences(there, here) if begun and not extended else []
     except (ValueError, KeyError, TypeError) as problem:
         raise ValueError(
             f"{path} is not a study's record ({problem!r}); delete it, or use another --workdir"
@@ -209,8 +217,17 @@ def _record(
         raise ValueError(
             f"{path} belongs to another configuration. What differs:\n  "
             + "\n  ".join(differences)
-            + "\nGive these settings their own --workdir, or run with those of study.json."
+            + "\nGive these settings their own --workdir, or run with those of study.json; runs "
+            "may be added to those."
         )
+    if extended or not begun:
+        files.write_atomically(path, text.encode())
+
+
+def _is_extended(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    """Whether all runs of a record are here, as they were, and others besides."""
+    old, new = ({run["name"]: run for run in record["runs"]} for record in (there, here))
+    return len(old) < len(new) and all(new.get(name) == run for name, run in old.items())
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
@@ -282,11 +299,12 @@ def main(argv: Sequence[str]) -> int:
     path, _, preset = config_flags.get_config_filename(values["config"]).partition(":")
     try:
         module = _load(path)
+        runs = tuple(module.runs(values.config))
         failed = run_study(
             values.workdir,
             ":".join(filter(None, (pathlib.Path(path).stem, preset))),
             values.config,
-            tuple(module.runs(values.config)),
+            runs,
             index=values.index,
             count=values.count,
             workers=Workers(values.jobs, values.devices_per_run, values.devices),
@@ -295,14 +313,36 @@ def main(argv: Sequence[str]) -> int:
         )
     except (ValueError, FileNotFoundError) as problem:
         print(f"error: {problem}", file=sys.stderr)
-        return 2
+        return exit_codes.SETTINGS
+    except KeyboardInterrupt:  # of the report, say
+        print("interrupted; start the study again to go on", file=sys.stderr)
+        return exit_codes.INTERRUPTED
     if not failed:
         return 0
     folders = [epath.Path(values.workdir) / "runs" / name for name in failed]
+    if len(failed) == len(share(runs, values.index, values.count)) and all(
+        map(one_run.was_refused, folders)
+    ):
+        print("error: no run could start, see above", file=sys.stderr)
+        return exit_codes.SETTINGS
     print(f"{len(failed)} of the runs failed (see error.txt in their folders):")
     for folder in folders:
         print(f"  {folder}")
-    return exit_codes.HANGS if any(map(one_run.was_lost, folders)) else 1
+    return exit_codes.HANGS if any(map(one_run.was_lost, folders)) else exit_codes.FAILED
+
+
+def _read_flags(argv: Sequence[str]) -> list[str]:
+    """The arguments that are no flags; leaves with code 2 where one, or the config, is wrong."""
+    try:
+        return flags.FLAGS(argv)
+    # A field that the config doesn't have, by ml_collections; the others by the config's file.
+    except (flags.Error, KeyError, AttributeError, ValueError, OSError, ImportError) as problem:
+        # Of an error within the config's file, absl tells the whole traceback.
+        said = str(problem).strip().splitlines()[-1]
+        if isinstance(problem, KeyError | AttributeError):
+            said = f"the config has no such field: {problem.args[0]!s}".replace("\n", ". ")
+        print(f"error: {said}", file=sys.stderr)
+        sys.exit(exit_codes.SETTINGS)
 
 
 # Flags are defined only where this file is the program: config files import it as a module.
@@ -319,4 +359,4 @@ if __name__ == "__main__":
         "devices", None, "Accelerators to use, by number, as 0,1; by default all there are."
     )
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=_read_flags)

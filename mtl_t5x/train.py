@@ -28,7 +28,8 @@ from mtl_t5x.parallel import sharding
 from mtl_t5x.runtime import interruption, watchdog
 from mtl_t5x.runtime.example_log import ExampleLog
 from mtl_t5x.runtime.run_log import RunLog
-from mtl_t5x.storage import checkpoints
+from mtl_t5x.settings import checks
+from mtl_t5x.storage import checkpoints, results
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +79,20 @@ def train(
       Terminated: the run was told to stop (SIGTERM) and has saved its state.
     """
     with limits.stage("start"):
-        counts = _check(experiment, evaluation)
+        _check_settings(
+            experiment, evaluation, conflict, model_dir=model_dir, train_steps=train_steps,
+            random_seed=random_seed, log_period=log_period, log_examples=log_examples,
+            initial_checkpoint_path=initial_checkpoint_path,
+        )  # fmt: skip
+        layout = experiment.layout()
+        experiment.check_balance(layout, measuring=conflict.period > 0)
+        counts = _count(experiment, evaluation)
         tokens.tell_size(experiment.cache)
     manager = checkpoints.manager(model_dir, saving)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
     with limits.stage("restore"):
-        layout = experiment.layout()
-        experiment.check_balance(layout, measuring=conflict.period > 0)
         state = _start(experiment.init_state(init_key, layout), manager, initial_checkpoint_path)
         state = state if layout is None else jax.device_put(state, layout.shardings(state))
-    one_pass.select(state.params, conflict.groups)
     _describe(model_dir, state.params)
     start, plan = int(state.step), experiment.plan(layout)
     window = _unbiased_window(experiment, conflict, layout)
@@ -113,10 +118,10 @@ def train(
         state = _loop(run, state, experiment.batches(random_seed, layout, start), dropout_key)
         with limits.stage("save"):
             checkpoints.finish(manager)
-    results = {"step": int(state.step), "tasks": experiment.names, "train": counts}
+    found = {"step": int(state.step), "tasks": experiment.names, "train": counts}
     for key, split in (("dev", "validation"), ("test", "test")):
-        results[key] = run.evaluate(state.params, split, int(state.step))
-    return evaluate.write_results(model_dir, results)
+        found[key] = run.evaluate(state.params, split, int(state.step))
+    return evaluate.write_results(epath.Path(model_dir) / results.FILE, found)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,7 +252,25 @@ def _due(at_step: int, period: int) -> bool:
     return period > 0 and at_step % period == 0
 
 
-def _check(experiment: Experiment, evaluation: Evaluation) -> dict[str, dict[str, int]]:
+def _check_settings(
+    experiment: Experiment,
+    evaluation: Evaluation,
+    conflict: measure.InTraining,
+    **arguments: Any,
+) -> None:
+    """What no setting shows alone, before anything is read."""
+    checks.check(*checks.plain("run", arguments))
+    evaluation.positions(experiment)
+    params = experiment.state_shapes(None).params
+    one_pass.select(params, conflict.groups, "measure.InTraining.groups")
+    if conflict.fixed_point is not None:
+        conflict.fixed_point.names(experiment.model, params)
+    path = arguments["initial_checkpoint_path"]
+    if path is not None and not checkpoints.is_there(arguments["model_dir"]):
+        pretrained.check(path)
+
+
+def _count(experiment: Experiment, evaluation: Evaluation) -> dict[str, dict[str, int]]:
     """Counts of the train split by task; every split that will be read is looked at."""
     tasks = dict(zip(experiment.names, experiment.trained, strict=True))
     lengths = experiment.task_feature_lengths

@@ -15,7 +15,7 @@ import seqio
 from mtl_t5x import evaluate
 from mtl_t5x.data import batching, heads, lookup, tokens
 from mtl_t5x.experiment import Experiment
-from mtl_t5x.models import architectures, teacher_forcing
+from mtl_t5x.models import architectures, predicting, teacher_forcing
 from mtl_t5x.runtime import progress
 from mtl_t5x.tasks import sources, vocabularies
 from mtl_t5x.tasks.decanlp import decanlp
@@ -34,7 +34,7 @@ def scored(task, stored, folder):
     folder.mkdir()
     loggers = {"logger_cls": [seqio.JSONLogger], "log_dir": str(folder)}
     with progress.bar("evaluating", None, "example") as shown:
-        predict = functools.partial(evaluate.predictions, guess, 16, np.asarray, shown)
+        predict = functools.partial(predicting.of_dataset, guess, 16, np.asarray, shown)
         metrics = evaluate._score(task, stored, "test", LENGTHS, predict, 7, loggers)
     lines = (folder / f"{task.name}-000007.jsonl").read_text().splitlines()
     return metrics, [json.loads(line) for line in lines]
@@ -87,7 +87,7 @@ def test_progress_counts_examples(monkeypatch, capsys):
     stored = tokens.examples(task, "test", LENGTHS)
     dataset = evaluate.features.StoredInputs(stored.inputs(32))(None, {}).enumerate()
     with progress.bar("evaluating test", len(stored), "example") as shown:
-        predicted = evaluate.predictions(guess, 16, np.asarray, shown, dataset)
+        predicted = predicting.of_dataset(guess, 16, np.asarray, shown, dataset)
         assert shown.n == len(stored) == len(predicted)
     assert "evaluating test" in capsys.readouterr().err
     monkeypatch.setattr(progress.jax, "process_index", lambda: 1)

@@ -13,6 +13,7 @@ PACKAGE = pathlib.Path(__file__).resolve().parents[1] / "mtl_t5x"
 # The wings and the files beside them, from the bottom up: each imports those of earlier rows only.
 # `report`, `jobs` and `tasks` stand beside the library.
 LAYERS = (
+    ("settings",),
     ("conflict", "storage"),
     ("data",),
     ("runtime",),
@@ -29,8 +30,8 @@ LAYERS = (
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 BESIDE = {
     "report": {"storage", "tasks"},
-    "jobs": {"runtime", "storage"},
-    "study": {"jobs", "report", "runtime", "storage"},
+    "jobs": {"runtime", "settings", "storage"},
+    "study": {"jobs", "report", "runtime", "settings", "storage"},
     "tasks": {"data"},
 }
 # What goes up, lazily: a program of its own that starts a run.

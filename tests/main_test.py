@@ -54,7 +54,8 @@ def test_the_command_line_says_what_is_wrong(tmp_path):
         '--gin.MIXTURE_OR_TASK_NAME="glue_colla.default.semantic"',
     ]
     ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 1
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
     last = ended.stderr.strip().splitlines()[-1]
     assert last.startswith("mtl_t5x.main stopped: MIXTURE_OR_TASK_NAME:")
     assert "Did you mean 'glue_cola'?" in last
@@ -81,14 +82,35 @@ def test_every_message_is_shown_once(start):
         assert ended.stderr.count(f"said by {name}") == 1, ended.stderr
 
 
-@pytest.mark.parametrize("error", [ValueError(), OSError(), ValueError("a\nb")])
-def test_an_error_without_text_is_told(error, monkeypatch):
-    def fails(*args):
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError(), 2),
+        (ValueError("a\nb"), 2),
+        (FileNotFoundError("no such file"), 2),
+        (ImportError("no such package"), 2),
+        (OSError(), 1),
+        (FloatingPointError("step 3"), 1),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+@pytest.mark.parametrize("verbosity", [None, 1])
+def test_errors_are_told_without_where_in_the_code(error, code, verbosity, monkeypatch, capsys):
+    def fails(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(main, "run", fails)
     with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
-        main.flags.FLAGS(["main", "--gin_file=a.gin"])
-        main._main(["main"])
-    told = (str(error) or repr(error)).splitlines()[0]
-    assert f"mtl_t5x.main stopped: {told}" in ended.value.code
+        shown = [f"--verbosity={verbosity}"] if verbosity else []
+        main._main(main._read_flags(["main", "--gin_file=a.gin", *shown]))
+    assert ended.value.code == code
+    said = capsys.readouterr().err
+    assert ("Traceback" in said) == (verbosity is not None and code < 130)
+    if code < 130:
+        assert said.endswith(f"mtl_t5x.main stopped: {str(error) or repr(error)}\n")
+
+
+def test_a_flag_that_there_is_not(capsys):
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as ended:
+        main._read_flags(["main", "--gin_fille=a.gin"])
+    assert ended.value.code == 2 and "gin_fille" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import seqio
 
 from mtl_t5x.data import features, heads, tokens
+from mtl_t5x.settings import checks
 
 logger = logging.getLogger(__name__)
 
@@ -70,27 +71,25 @@ def check(
     """Counts of the split by the tasks' short names; says which tasks are cut.
 
     Raises:
-      ValueError: a feature without a length, an empty split, or a task with fewer examples than a
+      SettingsError: with every task that can't be read, has an empty split or fewer examples than a
         batch.
     """
-    counts = {}
+    counts, faults = {}, []
     for name, task in tasks.items():
         lengths = features.lengths_of(name, feature_lengths)
-        missing = sorted(set(task.output_features) - set(lengths))
-        if missing:
-            raise ValueError(
-                f"TASK_FEATURE_LENGTHS has no length for {', '.join(missing)} of task {task.name}; "
-                f"it is {dict(feature_lengths)}"
-            )
-        counts[name] = count(task, split, lengths, cache)
+        try:
+            counts[name] = count(task, split, lengths, cache)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
         examples = counts[name].get("examples", batch_size)
         if not examples:
-            raise ValueError(
+            faults.append(
                 f"the {split} split of {task.name} has no examples: look at where its data is read "
                 "from (DATA, for the tasks that come with mtl_t5x), or leave the task out"
             )
-        if examples < batch_size:
-            raise ValueError(
+        elif examples < batch_size:
+            faults.append(
                 f"BATCH_SIZE = {batch_size}, but the {split} split of {task.name} has "
                 f"{examples} examples: set BATCH_SIZE to {examples} at most, or leave the task out"
             )
@@ -102,4 +101,5 @@ def check(
                     task.name, cut, examples, split, feature, length,
                     counts[name][f"{feature}_longest"], feature,
                 )  # fmt: skip
+    checks.check(*faults)
     return counts

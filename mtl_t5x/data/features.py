@@ -21,7 +21,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from mtl_t5x.data import heads
+from mtl_t5x.data import heads, lookup
+from mtl_t5x.settings import checks
 
 FeatureLengths = Mapping[str, int]
 
@@ -36,6 +37,24 @@ def lengths_of(name: str, feature_lengths: FeatureLengths) -> dict[str, int]:
         feature: feature_lengths.get(f"{name}/{feature}", feature_lengths[feature])
         for feature in features
     }
+
+
+def check_names(tasks: Sequence[seqio.Task], feature_lengths: FeatureLengths) -> list[checks.Fault]:
+    """Faults of TASK_FEATURE_LENGTHS: a feature without a length, or a length without a feature."""
+    wanted = {"inputs": None, "targets": None}
+    wanted |= {feature: None for task in tasks for feature in task.output_features}
+    own = {f"{short}/{feature}" for short in lookup.short_names(tasks) for feature in wanted}
+    faults = []
+    for key in feature_lengths:
+        if key not in wanted and key not in own:
+            near = checks.nearest(str(key), [*wanted, *own])
+            hint = f"did you mean {near!r}?" if near else f"known are {', '.join(wanted)}"
+            faults.append(f"TASK_FEATURE_LENGTHS has {key!r}, which no task has: {hint}")
+    absent = [repr(feature) for feature in wanted if feature not in feature_lengths]
+    if absent and not faults:
+        shown = dict(feature_lengths)
+        faults = [f"TASK_FEATURE_LENGTHS = {shown} has no length for {', '.join(absent)}: add it"]
+    return faults
 
 
 def batch_lengths(names: Sequence[str], feature_lengths: FeatureLengths) -> dict[str, int]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import seqio
 
 from mtl_t5x.data import heads
+from mtl_t5x.settings import checks, names
+from mtl_t5x.settings.checks import SettingsError
 
 SEPARATOR = "."  # <benchmark>_<task>.<prompt>.<labels>
 
@@ -66,52 +68,78 @@ def registered_as(task: seqio.Task) -> Iterator[None]:
 
 def find_tasks(
     mixture_or_task_name: str | Sequence[str],
-    module: str | None = None,
+    module: str | Sequence[str] | None = None,
     register: Callable[[], None] | None = None,
 ) -> tuple[seqio.Task, ...]:
     """The tasks of a mixture, a task, or a list of either; each once, in the order given.
 
     Args:
       mixture_or_task_name: names in SeqIO's registries.
-      module: imported first, to register tasks.
+      module: imported first, to register tasks; or several.
       register: called first, to register tasks that depend on settings, such as where the data is.
 
     Raises:
-      ValueError: a name that isn't registered; the nearest ones are suggested.
+      SettingsError: names that aren't registered, for which the nearest ones are suggested; a name
+        that is given twice; a module that isn't there.
     """
     if register is not None:
         register()
-    if module is not None:
-        importlib.import_module(module)
-    names = (
-        [mixture_or_task_name] if isinstance(mixture_or_task_name, str) else mixture_or_task_name
-    )
-    tasks = {}
-    for name in names:
+    for one in [] if module is None else _listed(module, "MIXTURE_OR_TASK_MODULE", "my_tasks"):
+        import_module(one)
+    tasks, faults = {}, []
+    listed = _listed(mixture_or_task_name, "MIXTURE_OR_TASK_NAME", "glue_cola.default.semantic")
+    for name in listed:
         try:
             found = find(name)
         except ValueError as error:
-            raise ValueError(
+            faults.append(
                 f"MIXTURE_OR_TASK_NAME: {error} A module of your own that registers it must be "
                 "imported in the gin file, or named as MIXTURE_OR_TASK_MODULE."
-            ) from error
+            )
+            continue
         for task in seqio.get_subtasks(found):
             tasks[task.name] = task
-    if not tasks:
-        raise ValueError("MIXTURE_OR_TASK_NAME is empty: give a mixture, a task or a list of tasks")
+    twice = [name for name in dict.fromkeys(listed) if listed.count(name) > 1]
+    faults += [f"MIXTURE_OR_TASK_NAME has {name!r} twice: name each once" for name in twice]
+    if not listed:
+        faults = ["MIXTURE_OR_TASK_NAME is empty: give a mixture, a task or a list of tasks"]
+    checks.check(*faults)
     return tuple(tasks.values())
+
+
+def _listed(value: str | Sequence[str], setting: str, example: str) -> Sequence[str]:
+    """The names of a setting that takes one or a list.
+
+    Raises:
+      SettingsError: it is neither.
+    """
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, Sequence) or not all(isinstance(name, str) for name in listed):
+        raise SettingsError(f"{setting} = {value!r}: write a name, as {example!r}, or a list")
+    return listed
+
+
+def import_module(module: str, setting: str = "MIXTURE_OR_TASK_MODULE") -> None:
+    """Imports a module that registers tasks, which the user names by `setting`.
+
+    Raises:
+      SettingsError: it, or a module that it imports, isn't there.
+    """
+    try:
+        importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"{setting} = {module!r} can't be imported: {error}. Write its name as in "
+            "an import; its folder must be on PYTHONPATH, or be the one that you start from"
+        ) from error
 
 
 def short_names(tasks: Sequence[seqio.Task]) -> tuple[str, ...]:
     """What metrics and reports call the tasks.
 
-    `<benchmark>_<task>.<prompt>.<labels>` is called `<task>`; any other name stays as it is, and so
-    do names that would otherwise be the same.
+    As `settings.names.short` has it; names that would be the same so stay as they are.
     """
-    short = []
-    for task in tasks:
-        first, *variant = task.name.split(".")
-        short.append(first.split("_", 1)[-1] if variant else task.name)
+    short = [names.short(task.name) for task in tasks]
     if len(set(short)) < len(short):
         return tuple(task.name for task in tasks)
     return tuple(short)

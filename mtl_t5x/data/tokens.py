@@ -82,10 +82,29 @@ def _examples(
             logger.info("%s %s: tokens aren't kept for other runs: %s", task.name, split, error)
     if path is not None and (found := _read(path)) is not None:
         return found
-    built = building.build(task, split, dict(lengths), cache.progress)
+    built = _build(task, split, dict(lengths), cache.progress)
     if built is None or path is None:
         return built
     return (_read(path) if _write(path, built) else None) or built
+
+
+def _build(
+    task: seqio.Task, split: str, lengths: Mapping[str, int], progress: bool
+) -> building.Examples | None:
+    """`building.build`, whose errors name the task.
+
+    Raises:
+      ValueError: what is wrong with somebody's files, source or preprocessors.
+    """
+    try:
+        return building.build(task, split, lengths, progress)
+    except Exception as error:  # TensorFlow's, or whatever their code raises
+        # Where in TensorFlow's graph it was tells nobody anything.
+        said = re.sub(r"\{\{.*?\}\}|\[\[.*?\]\]|\[Op:.*?\]", "", str(error)).split("\n\n")[0]
+        kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+        raise ValueError(
+            f"{task.name}: its {split} split can't be read: {kind}{said.strip()}"
+        ) from error
 
 
 def forget() -> None:

@@ -49,14 +49,16 @@ ENCODER = r"encoder/.*(kernel|rel_embedding)"
 ENCODER_LAYERS = {r"\1": r"(encoder/layers_\d+)/.*kernel"}
 
 
-def select(params: Params, groups: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def select(
+    params: Params, groups: Mapping[str, str], setting: str = "conflict groups"
+) -> dict[str, tuple[str, ...]]:
     """Names of the parameters in each group.
 
     A *group* is a set of parameters whose conflict is measured together. `groups` maps its name, by
     which metrics are logged, to a regular expression: the group holds the parameters whose names
     (as in model-info.txt) it matches in full. A parameter may be in several groups. A group's name
     may refer to the expression's parentheses (`\\1`): then there is a group for every name that
-    this gives, as in `ENCODER_LAYERS`.
+    this gives, as in `ENCODER_LAYERS`. `setting` is what the user calls the groups.
 
     Raises:
       ValueError: a group's expression matches no parameter.
@@ -70,7 +72,7 @@ def select(params: Params, groups: Mapping[str, str]) -> dict[str, tuple[str, ..
             selected[expanded] = (*selected.get(expanded, ()), match.string)
         if not matches:
             raise ValueError(
-                f"conflict group {group!r}: the expression {pattern!r} matches no parameter. "
+                f"{setting}, {group!r}: the expression {pattern!r} matches no parameter. "
                 f"Names look like {', '.join(names[:3])}; model-info.txt lists them all."
             )
     return selected

@@ -98,6 +98,29 @@ def gradient_and_grams(
     return losses, unflatten_dict(summed, sep="/"), grams
 
 
+@functools.partial(jax.jit, static_argnames="layout")
+def gram_matrix(
+    per_task: Float[Array, "task *shape"], layout: sharding.Layout | None
+) -> Float[Array, "task task"]:
+    """Of per-task gradients of one parameter, which a layout has split as `Layout.columns` says."""
+    if layout is None:
+        return conflict_metrics.gram_matrix(per_task)
+    split = layout.columns(per_task.shape[1:]).spec
+
+    # By hand, because the compiler would gather what is split to make it flat.
+    def of_part(part):
+        gram = conflict_metrics.gram_matrix(part)
+        return jax.lax.psum(gram, layout.mesh.axis_names) if any(split) else gram
+
+    return jax.shard_map(
+        of_part,
+        mesh=layout.mesh,
+        in_specs=(split,),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )(per_task)
+
+
 def _by_name(params: one_pass.Params, specs: Sequence[PartitionSpec]) -> Specs:
     return flatten_dict(jax.tree.unflatten(jax.tree.structure(params), specs), sep="/")
 

@@ -1,18 +1,47 @@
-"""Which runs a study's config spans: multi-task runs, and the single-task baselines of each."""
+"""Which runs a study's config spans: multi-task runs, and the single-task baselines of each.
+
+A config has the fields `tasks`, `architectures`, `seeds`, `train_steps`, and `gin_files`
+(architecture -> gin file, or several, read in turn). It may have
+
+* `prompts` (also by architecture) and `labels`;
+* `benchmark`: then `tasks` are short, <task> of <benchmark>_<task>.<prompt>.<labels>; else they are
+  names in SeqIO's registry, in which {prompt} and {labels} stand for these;
+* `modules`, which register tasks of one's own;
+* `companions` (short name -> names of tasks that it answers, which are evaluated only);
+* `headlines` (short name -> the metric that the report shows first; else the first that is logged);
+* `single_task_steps`, `conflict_period`, and `data`, which is the macro DATA.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
-# Tasks that only have a test split, scored by whoever trains on the task they belong to.
-_TEST_ONLY = {("glue", "mnli"): ("mnli_mismatched",)}
+from mtl_t5x.settings import names as short_names
+
+# Tasks that only have a test split, scored by whoever trains on the task they belong to; by how
+# their SeqIO names begin.
+_TEST_ONLY = {"glue_mnli": ("glue_mnli_mismatched",)}
+# What a config needn't say.
+_DEFAULTS = {
+    "benchmark": None,
+    "data": None,
+    "modules": (),
+    "prompts": ("default",),
+    "labels": ("semantic",),
+    "companions": {},
+    "conflict_period": None,  # as the gin file has it
+}
+_REQUIRED = ("tasks", "architectures", "seeds", "train_steps", "gin_files")
+# From a task of the config, a prompt and labels to the task's name in SeqIO's registry.
+Names = Callable[[str, str, str], str]
 
 _FIELDS = ("architecture", "prompt", "labels")
 
@@ -54,6 +83,7 @@ def grid(
     single_task: Mapping[str, Any] | None = None,
     baselines: Mapping[str, str] | None = None,
     excluded: Sequence[str] = (),
+    names: Names | None = None,
 ) -> Iterator[Run]:
     """Yields a config's runs: per architecture, prompt and labels the multi-task runs over the
     seeds, then the single-task baseline of every task over the seeds, where no row before had it.
@@ -62,9 +92,7 @@ def grid(
     cost about the same, so that shares taken in turn are even.
 
     Args:
-      config: fields benchmark, tasks, architectures, prompts, labels, seeds, train_steps,
-        single_task_steps, conflict_period, data, and gin_files (architecture -> gin file, or
-        several, read in turn). `prompts` may name them by architecture, too.
+      config: with the fields above.
       macros: further gin bindings for every run, by name. A string that begins with @ or % is a gin
         expression, as `@measure.Settings()`; every other value is bound as it is.
       single_task: the same for the baselines alone, in place of those of `macros`.
@@ -72,12 +100,16 @@ def grid(
         runs all rows of that architecture are compared with; an architecture that isn't named is
         compared row by row with its own.
       excluded: patterns of variants that have no row, as "text_to_text.diverse.*_letters".
+      names: gives a task its name under a prompt and labels, in place of the rule above.
 
     Raises:
-      ValueError: fewer than two tasks, a name given twice, an architecture without gin file or
-        prompts, a baseline that is no variant, or a pattern that excludes nothing.
+      ValueError: a field that is missing, fewer than two tasks, a name given twice, an architecture
+        without gin file or prompts, a baseline that is no variant, or a pattern that excludes
+        nothing.
     """
-    _check(config)
+    config = _complete(config)
+    names = names or functools.partial(_name, config.benchmark)
+    _check(config, names)
     rows = _rows(config, excluded)
     by_architecture = {
         key: _variant(text, f"the baseline of {key!r}") for key, text in (baselines or {}).items()
@@ -94,12 +126,12 @@ def grid(
     for row in rows:
         baseline = by_architecture.get(row[0], row)
         for seed in config.seeds:
-            yield _run(config, row, tuple(config.tasks), seed, together, baseline)
+            yield _run(config, names, row, tuple(config.tasks), seed, together, baseline)
         if baseline in begun:
             continue
         begun.add(baseline)
         for seed, task in itertools.product(config.seeds, config.tasks):
-            yield _run(config, baseline, (task,), seed, alone)
+            yield _run(config, names, baseline, (task,), seed, alone)
 
 
 def required(config: ml_collections.ConfigDict, *fields: str) -> None:
@@ -116,7 +148,24 @@ def required(config: ml_collections.ConfigDict, *fields: str) -> None:
         )
 
 
-def _check(config: ml_collections.ConfigDict) -> None:
+def _complete(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with what it needn't say."""
+    absent = [name for name in _REQUIRED if name not in config]
+    if absent:
+        raise ValueError(f"get_config() gives no {', '.join(absent)}: a study needs {_REQUIRED}")
+    complete = ml_collections.ConfigDict({**_DEFAULTS, **config.to_dict()})
+    if "single_task_steps" not in complete:
+        complete.single_task_steps = complete.train_steps
+    return complete
+
+
+def _name(benchmark: str | None, task: str, prompt: str, labels: str) -> str:
+    if benchmark is not None:
+        return f"{benchmark}_{task}.{prompt}.{labels}"
+    return task.replace("{prompt}", prompt).replace("{labels}", labels)
+
+
+def _check(config: ml_collections.ConfigDict, names: Names) -> None:
     if len(config.tasks) < 2:
         raise ValueError(
             f"config.tasks is {tuple(config.tasks)}: a study compares several tasks trained "
@@ -137,6 +186,26 @@ def _check(config: ml_collections.ConfigDict) -> None:
         values = tuple(given)
         if not values or len(set(values)) < len(values):
             raise ValueError(f"config.{field} is {values}: give one value or more, each once")
+    prompts = {prompt for field in fields if "prompts" in field for prompt in fields[field]}
+    _check_names(config, names, sorted(itertools.product(prompts, config.labels)))
+
+
+def _check_names(
+    config: ml_collections.ConfigDict, names: Names, variants: Sequence[tuple[str, str]]
+) -> None:
+    """Whether tables call every task by a name of its own, and every variant has its own tasks."""
+    found = [tuple(names(task, *variant) for task in config.tasks) for variant in variants]
+    short = [short_names.short(name) for name in found[0]]
+    if len(set(short)) < len(short):
+        raise ValueError(
+            f"config.tasks: tables call them {', '.join(short)}, two of them the same: register "
+            "one under another name"
+        )
+    if len(set(found)) < len(found):
+        raise ValueError(
+            f"config.tasks are the same under several prompts or labels, {variants}: write "
+            "{prompt} and {labels} in their names, as 'glue_cola.{prompt}.{labels}'"
+        )
 
 
 def _rows(
@@ -169,6 +238,7 @@ def _variant(text: str, what: str) -> tuple[str, str, str]:
 
 def _run(
     config: ml_collections.ConfigDict,
+    names: Names,
     variant: tuple[str, str, str],
     tasks: tuple[str, ...],
     seed: int,
@@ -177,16 +247,17 @@ def _run(
 ) -> Run:
     """A multi-task run where a baseline is given, else one of a task alone."""
     kind = "single_task" if baseline is None else "multi_task"
-    middle = f"{kind}.{tasks[0]}" if baseline is None else kind
     architecture, prompt, labels = variant
+    of_task = {short_names.short(names(task, prompt, labels)): task for task in tasks}
+    middle = f"{kind}.{next(iter(of_task))}" if baseline is None else kind
     return Run(
         name=f"{'.'.join(variant)}.{middle}.seed{seed}",
         gin_files=_gin_files(config, architecture),
-        gin_bindings=_bindings(config, prompt, labels, tasks, seed, kind, macros),
+        gin_bindings=_bindings(config, names, (prompt, labels), of_task, seed, kind, macros),
         architecture=architecture,
         prompt=prompt,
         labels=labels,
-        tasks=tasks,
+        tasks=tuple(of_task),
         seed=seed,
         kind=kind,
         baseline=None if baseline == variant else baseline,
@@ -205,26 +276,37 @@ def _gin_files(config: ml_collections.ConfigDict, architecture: str) -> tuple[st
 
 def _bindings(
     config: ml_collections.ConfigDict,
-    prompt: str,
-    labels: str,
-    tasks: tuple[str, ...],
+    names: Names,
+    variant: tuple[str, str],
+    tasks: Mapping[str, str],
     seed: int,
     kind: str,
     macros: Mapping[str, Any],
 ) -> tuple[str, ...]:
-    scored = []
-    for task in tasks:
-        scored += [task, *_TEST_ONLY.get((config.benchmark, task), ())]
+    """`tasks` are those of the config by their short names; `variant` is (prompt, labels)."""
+    scored, evaluated_as = [], {}
+    for short, task in tasks.items():
+        name = names(task, *variant)
+        first, *rest = name.split(".")
+        own = [names(companion, *variant) for companion in config.companions.get(short, ())]
+        evaluated_as |= {short_names.short(companion): short for companion in own}
+        known = [".".join([companion, *rest]) for companion in _TEST_ONLY.get(first, ())]
+        scored += [name, *own, *known]
     multi = kind == "multi_task"
     values = {
-        "MIXTURE_OR_TASK_NAME": [f"{config.benchmark}_{t}.{prompt}.{labels}" for t in scored],
+        "MIXTURE_OR_TASK_NAME": scored,
         "TRAIN_STEPS": config.train_steps if multi else config.single_task_steps,
         "RANDOM_SEED": seed,
-        "DATA": config.data,
-        # One task alone has no conflict to measure.
-        "CONFLICT_PERIOD": config.conflict_period if multi else 0,
-        **macros,
     }
+    # One task alone has no conflict to measure.
+    period = config.conflict_period if multi else 0
+    values |= {} if period is None else {"CONFLICT_PERIOD": period}
+    optional = {
+        "DATA": config.data,
+        "MIXTURE_OR_TASK_MODULE": list(config.modules),
+        "EVALUATED_AS": evaluated_as,
+    }
+    values |= {name: value for name, value in optional.items() if value} | macros
     return tuple(f"{name}={_gin_value(value)}" for name, value in values.items())
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
-import json
 import re
 import sys
-import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from etils import epath
 
 from mtl_t5x.runtime import exit_codes
-from mtl_t5x.storage import files
+from mtl_t5x.settings.checks import SettingsError
+from mtl_t5x.storage import files, lock, results
 
 RunFunction = Callable[[Sequence[str], Sequence[str]], None]
 # Seconds that a run waits for a process that is leaving its folder: its save may be under way.
@@ -23,6 +20,7 @@ PATIENCE = 600
 # What a task costs besides its steps (start, compilation, evaluation), in steps of one task.
 _BESIDE_STEPS = 400
 # The last line of such an error.txt; the report shows the last that names an error.
+_REFUSED = "SettingsError: "
 _LOST = "ChildProcessError: "
 
 
@@ -57,13 +55,7 @@ class Job:
 
     def is_finished(self) -> bool:
         """Whether the folder holds results of the last step."""
-        path = epath.Path(self.folder) / "results.json"
-        if not path.exists():
-            return False
-        try:
-            return int(json.loads(path.read_text(encoding="utf-8"))["step"]) >= self.steps
-        except (ValueError, KeyError, TypeError):
-            return True  # damaged: the report says so, and what to do
+        return results.finished(epath.Path(self.folder), self.steps) is not None
 
     def succeed(self) -> None:
         """Takes away what `fail` left in an earlier attempt."""
@@ -85,6 +77,12 @@ def was_lost(folder: epath.Path) -> bool:
     return bool(lines) and lines[-1].startswith(_LOST)
 
 
+def was_refused(folder: epath.Path) -> bool:
+    """Whether the `error.txt` there tells of settings that the run can't have."""
+    path = folder / "error.txt"
+    return path.exists() and path.read_text(encoding="utf-8").startswith(_REFUSED)
+
+
 def carry_out(job: Job, run: RunFunction) -> str | None:
     """Carries out the run in this process; None, or in a line why it failed, as `error.txt` tells.
 
@@ -94,12 +92,12 @@ def carry_out(job: Job, run: RunFunction) -> str | None:
     folder = epath.Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _alone_in(job.folder):
+        with lock.hold(job.folder, PATIENCE):
             if not job.is_finished():  # by the process that was waited for, it may be now
                 run(job.gin_files, job.gin_bindings)
             if not job.is_finished():
                 raise RuntimeError(
-                    f"the run ended, and {folder / 'results.json'} isn't there or of a step before "
+                    f"the run ended, and {folder / results.FILE} isn't there or of a step before "
                     "its last one"
                 )
     # A run may also give up by sys.exit; whatever ended it, the other runs go on.
@@ -107,44 +105,25 @@ def carry_out(job: Job, run: RunFunction) -> str | None:
         if isinstance(problem, SystemExit) and problem.code == exit_codes.TOLD_TO_STOP:
             print(f"{job.name}: told to stop; start the study again to go on", flush=True)
             raise
-        text = traceback.format_exc()
+        text, why = _told(problem)
         job.fail(text)
         print(text, file=sys.stderr, flush=True)
-        return "".join(traceback.format_exception_only(problem)).splitlines()[0]
+        return why
     job.succeed()
     return None
 
 
-@contextlib.contextmanager
-def _alone_in(folder: str) -> Iterator[None]:
-    """Waits until no other process carries out a run in the folder, as a killed study's may.
+def _told(problem: BaseException) -> tuple[str, str]:
+    """What is left of it in `error.txt`, and a line for whoever watches the study.
 
-    Object storage knows no locks: there nothing is waited for.
-
-    Raises:
-      TimeoutError: another process stays.
+    Settings say by themselves what is wrong; of anything else it is told where in the code.
     """
-    if is_remote(folder):
-        yield
-        return
-    with open(epath.Path(folder) / ".lock", "a+") as lock:
-        deadline = time.monotonic() + PATIENCE
-        waits = False
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise TimeoutError(
-                        f"another process has been at work in {folder} for {PATIENCE} s: wait for "
-                        "it or end it, then start the study again"
-                    ) from None
-            if not waits:
-                print(f"another process is at work in {folder}: waiting until it leaves")
-                waits = True
-            time.sleep(0.1)
-        yield
+    if isinstance(problem, SettingsError | lock.TakenError):
+        # Gin's own subclasses have the name, too.
+        name = type(problem).__name__
+        return f"{name}: {problem}\n", f"{name}: {' '.join(str(problem).split())}"
+    only = "".join(traceback.format_exception_only(problem)).splitlines()
+    return traceback.format_exc(), next(line for line in only if line.strip())
 
 
 def is_remote(folder: str) -> bool:

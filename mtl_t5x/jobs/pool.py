@@ -68,9 +68,9 @@ class _Worker:
 
 
 class _Told:
-    """A context in which SIGTERM and Ctrl-C only make `requested` true."""
+    """A context in which SIGTERM and Ctrl-C only make `requested` true, a second one `at_once`."""
 
-    requested = False
+    requested = at_once = False
 
     def __enter__(self) -> _Told:
         self._before = {}
@@ -84,7 +84,9 @@ class _Told:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _hear(self, *_) -> None:
+    def _hear(self, number: int, frame: object) -> None:
+        del frame
+        self.at_once = self.requested and number == signal.SIGINT
         self.requested = True
 
 
@@ -149,6 +151,10 @@ class _Pool:
                 if told.requested and not stopping:
                     stopping = True
                     self._stop()
+                if told.at_once:
+                    for worker in self._workers:
+                        worker.process.kill()
+                    raise SystemExit(exit_codes.INTERRUPTED)
                 self._progress.show()
         finally:
             self._leave()

@@ -53,6 +53,7 @@ class Progress:
         self._guess = seconds_per_step
         self._clock = clock
         self._seconds = self._work = 0.0  # of the runs that finished
+        self._failure, self._repeated = "", 0  # the last failure's reason; untold ones like it
         self._terminal = sys.stdout.isatty()
         self._period = 1 if self._terminal else 30
         self._next = clock() + self._period
@@ -62,13 +63,30 @@ class Progress:
         self._running[job.name] = _Running(job, self._clock(), steps_done(job))
 
     def finished(self, job: Job) -> None:
+        self._tell_repeated()
         run = self._running[job.name]
         self._seconds += self._clock() - run.begun
         self._work += job.work - job.tasks * run.before
         self._end(job, "finished", "")
 
     def failed(self, job: Job, why: str) -> None:
-        self._end(job, "FAILED", f": {why}; see {epath.Path(job.folder) / 'error.txt'}")
+        """Says why, unless the run before failed for the same reason."""
+        if self._failure != why:
+            self._tell_repeated()
+            self._failure = why
+            self._end(job, "FAILED", f": {why}; see {epath.Path(job.folder) / 'error.txt'}")
+            return
+        self._repeated += 1
+        del self._running[job.name]
+        self._ended += 1
+        if self._ended == self._count:
+            self._tell_repeated()
+
+    def _tell_repeated(self) -> None:
+        if self._repeated:
+            runs = "run" if self._repeated == 1 else "runs"
+            self.say(f"[{self._ended}/{self._count}] {self._repeated} {runs} more: the same")
+        self._repeated = 0
 
     def _end(self, job: Job, how: str, why: str) -> None:
         run = self._running.pop(job.name)

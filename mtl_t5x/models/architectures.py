@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from mtl_t5x.data import heads, rates
 from mtl_t5x.gradients import probes
 from mtl_t5x.models import losses, outputs, t5
+from mtl_t5x.settings import checks
 
 PAD_ID = 0
 SPAN_WEIGHTS = "span_weights"
@@ -46,6 +47,15 @@ class Shared(nn.Module):
 
     # Whether the same program, given some of the tasks only, computes their losses.
     runs_on_task_subset = True
+
+    def __post_init__(self):
+        name = f"architectures.{type(self).__name__}"
+        checks.check(
+            checks.a(f"{name}.config", self.config, t5.T5Config, "@t5.T5Config()"),
+            checks.number(f"{name}.z_loss", self.z_loss),
+            checks.flag(f"{name}.own_embeddings", self.own_embeddings),
+        )
+        super().__post_init__()
 
     def setup(self):
         self.token_embedder = t5.embedder(self.config)

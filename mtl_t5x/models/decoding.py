@@ -14,6 +14,8 @@ import numpy as np
 import seqio
 from jaxtyping import Array, Float, Int
 
+from mtl_t5x.settings import checks
+
 PAD_ID = 0
 EOS_ID = 1
 # Advances every row by one token: cache, its last tokens [batch, 1] and the position of the next
@@ -32,6 +34,21 @@ class Search:
     beams: int = 1
     length_penalty: float = 0.6
     restrict: bool = False
+
+    def __post_init__(self):
+        checks.check(
+            checks.whole("decoding.Search.beams", self.beams, 1, "1 is greedy"),
+            checks.number("decoding.Search.length_penalty", self.length_penalty),
+            checks.flag("decoding.Search.restrict", self.restrict),
+        )
+
+    @property
+    def title(self) -> str:
+        """What files call it: `greedy`, `beams4`, `beams4_penalty1`, `greedy_restricted`."""
+        parts = ["greedy" if self.beams == 1 else f"beams{self.beams}"]
+        if self.beams > 1 and self.length_penalty != Search.length_penalty:
+            parts.append(f"penalty{self.length_penalty:g}")
+        return "_".join([*parts, "restricted"] if self.restrict else parts)
 
 
 def decode(

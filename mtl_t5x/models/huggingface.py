@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 
 Params = Mapping[str, Any]
+Read = Callable[[bytes], dict[str, np.ndarray]]
 
 
 def _table() -> dict[str, str]:
@@ -129,22 +130,68 @@ def _translate(name: str, table: Mapping[str, str]) -> str | None:
     return other.replace("#", digits)
 
 
-def load_params(folder: epath.Path) -> dict[str, np.ndarray]:
-    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def check(folder: epath.Path) -> None:
+    """Looks at a folder's files without reading its parameters.
+
+    Raises:
+      ValueError: config.json is not that of a T5 1.1, or a file of parameters is absent or cut off.
+      ImportError: the package that reads them is not installed.
+    """
+    path = folder / "config.json"
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is no JSON ({error}): get the checkpoint's files again"
+        ) from error
+    kind = settings.get("model_type", "t5")
+    if kind not in ("t5", "mt5", "umt5"):
+        raise ValueError(
+            f"{path} is of a model of the type {kind!r}: INITIAL_CHECKPOINT_PATH must name a T5 "
+            "1.1 (as t5-v1_1-*, flan-t5-*, byt5-*, mt5-*)"
+        )
     activation = settings.get("feed_forward_proj", "relu")
     if activation != "gated-gelu":
         raise ValueError(
-            f"{folder / 'config.json'} has feed_forward_proj = {activation!r}: this is not a T5 "
-            "1.1, whose MLP is 'gated-gelu' (as in t5-v1_1-*, flan-t5-*, byt5-*, mt5-*)"
+            f"{path} has feed_forward_proj = {activation!r}: this is not a T5 1.1, whose "
+            "MLP is 'gated-gelu' (as in t5-v1_1-*, flan-t5-*, byt5-*, mt5-*)"
         )
     # transformers 5 writes tie_word_embeddings = true for every T5; the scaling tells 1.0 from 1.1.
     if settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True)):
         raise ValueError(
-            f"{folder / 'config.json'} ties the output to the embedding and scales it, as T5 1.0 "
-            "does: a T5 1.1 has tie_word_embeddings = false (or scale_decoder_outputs = false)"
+            f"{path} ties the output to the embedding and scales it, as T5 1.0 does: a T5 1.1 "
+            "has tie_word_embeddings = false (or scale_decoder_outputs = false)"
         )
+    for file in folder.glob("model*.safetensors"):
+        _check_length(file)
+    _parts(folder)
+
+
+def _check_length(file: epath.Path) -> None:
+    """Whether a safetensors file is as long as it says: 8 bytes with the length of a JSON text,
+    that text, which has the place of every array behind it, and the arrays."""
+    try:
+        with file.open("rb") as opened:
+            begin = 8 + int.from_bytes(opened.read(8), "little")
+            listed = json.loads(opened.read(min(begin - 8, file.stat().length)))
+        ends = [of["data_offsets"][1] for name, of in listed.items() if name != "__metadata__"]
+        expected = begin + max(ends, default=0)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file} is no safetensors file, or cut off: get it again") from error
+    if file.stat().length != expected:
+        raise ValueError(
+            f"{file} has {file.stat().length} bytes instead of {expected}: get it again"
+        )
+
+
+def load_params(folder: epath.Path) -> dict[str, np.ndarray]:
+    check(folder)
+    files, read = _parts(folder)
     tensors = {
-        name: tensor for name, tensor in _read_huggingface(folder).items() if name not in _UNUSED
+        name: tensor
+        for file in files
+        for name, tensor in read(file.read_bytes()).items()
+        if name not in _UNUSED
     }
     names = {name: _translate(name, _FROM_HUGGINGFACE) for name in tensors}
     unknown = sorted(name for name, ours in names.items() if ours is None)
@@ -159,30 +206,27 @@ def load_params(folder: epath.Path) -> dict[str, np.ndarray]:
     }
 
 
-def _read_huggingface(folder: epath.Path) -> dict[str, np.ndarray]:
-    """Every tensor of the folder; large models come in several files."""
-    tensors: dict[str, np.ndarray] = {}
+def _parts(folder: epath.Path) -> tuple[list[epath.Path], Read]:
+    """A folder's files of parameters, and what reads one; large models come in several files."""
     if files := sorted(folder.glob("model*.safetensors")):
-        reader = _safetensors(folder)
-        for file in files:
-            tensors |= reader.load(file.read_bytes())
-    elif files := sorted(folder.glob("pytorch_model*.bin")):
-        try:
-            import torch
-        except ImportError as error:
-            raise ImportError(
-                f"{files[0]} is read with the package torch: pip install torch==2.13.0"
-            ) from error
-        for file in files:
-            content = io.BytesIO(file.read_bytes())
-            loaded = torch.load(content, map_location="cpu", weights_only=True)
-            tensors |= {name: tensor.float().numpy() for name, tensor in loaded.items()}
-    else:
+        return files, _safetensors(folder).load
+    if not (files := sorted(folder.glob("pytorch_model*.bin"))):
         raise ValueError(
             f"pretrained weights: {folder} has a config.json but no model.safetensors and no "
             "pytorch_model.bin beside it"
         )
-    return tensors
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(
+            f"{files[0]} is read with the package torch: pip install torch==2.13.0"
+        ) from error
+
+    def read(content: bytes) -> dict[str, np.ndarray]:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        return {name: tensor.float().numpy() for name, tensor in loaded.items()}
+
+    return files, read
 
 
 def _safetensors(folder: epath.Path):

@@ -10,6 +10,9 @@ import flax.linen as nn
 import jax
 import numpy as np
 import seqio
+import tensorflow as tf
+import tqdm
+from jax.experimental import multihost_utils
 
 from mtl_t5x.data import heads
 from mtl_t5x.models import decoding
@@ -54,6 +57,39 @@ def predict_function(
         return np.array([row + [decoding.PAD_ID] * (width - len(row)) for row in ends])
 
     return predict
+
+
+def of_dataset(
+    predict: Predict,
+    batch_size: int,
+    place: Callable[[np.ndarray], Any],
+    shown: tqdm.tqdm,
+    dataset: tf.data.Dataset,
+) -> list[tuple[int, list[int]]]:
+    """(index, token ids) of every example of an enumerated dataset of model features.
+
+    Each process predicts for its share of the examples, and gets what the others predicted; `shown`
+    is told of every one that is done.
+    """
+    dataset = dataset.shard(jax.process_count(), jax.process_index())
+    indices, predicted = [], []
+    for index, batch in dataset.batch(batch_size).as_numpy_iterator():
+        inputs = batch["encoder_input_tokens"]
+        rows = len(inputs)
+        # The last batch is filled up, so that one compiled program takes every batch.
+        inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
+        indices.extend(index.tolist())
+        predicted.extend(np.asarray(predict(place(inputs)))[:rows])
+        shown.update(rows * jax.process_count())
+    # Arrays of one shape: the longest share and prediction, the rows that lack numbered -1.
+    size = (len(predicted), max(map(len, predicted), default=0))
+    rows, width = np.max(multihost_utils.process_allgather(np.array(size)), axis=0)
+    table = np.full((rows, 1 + width), decoding.PAD_ID)
+    table[:, 0] = -1
+    for row, index, ids in zip(table, indices, predicted, strict=False):
+        row[0], row[1 : 1 + len(ids)] = index, ids
+    gathered = multihost_utils.process_allgather(table, tiled=True)
+    return [(index, ids) for index, *ids in gathered.tolist() if index >= 0]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "task"))

@@ -36,6 +36,17 @@ UNDERSTOOD = (
 )
 
 
+def check(path: epath.PathLike) -> None:
+    """Looks at what INITIAL_CHECKPOINT_PATH names, without reading its parameters.
+
+    Raises:
+      FileNotFoundError, ValueError, ImportError: as `load_params`, where that shows already.
+    """
+    path = files.absolute(path)
+    if not checkpoints.is_there(path) and _kind(path) == "Hugging Face":
+        huggingface.check(path)
+
+
 def load_params(path: epath.PathLike) -> dict[str, Any]:
     """The parameters of a pretrained T5 1.1 under T5X's names, as nested dicts of float32 arrays.
 
@@ -49,20 +60,24 @@ def load_params(path: epath.PathLike) -> dict[str, Any]:
       ImportError: the package that reads this format is not installed.
     """
     path = files.absolute(path)
+    flat = _READ[_kind(path)](path)
+    return unflatten_dict({n: np.asarray(a, np.float32) for n, a in flat.items()}, sep="/")
+
+
+def _kind(path: epath.Path) -> str:
+    """A key of `_READ`."""
     if not path.exists():
         raise FileNotFoundError(
             f"pretrained weights: {path} does not exist. Set INITIAL_CHECKPOINT_PATH to the "
             f"path of {UNDERSTOOD}; names on a hub are not downloaded."
         )
     if path.is_file() and path.suffix == ".msgpack":
-        flat = _flatten_t5x(_read_msgpack(path), path)
-    elif (path / "config.json").is_file():
-        flat = huggingface.load_params(path)
-    elif (path / "checkpoint").is_file():
-        flat = _read_t5x_folder(path)
-    else:
-        raise ValueError(f"pretrained weights: {path} {_found(path)}. Understood are {UNDERSTOOD}.")
-    return unflatten_dict({n: np.asarray(a, np.float32) for n, a in flat.items()}, sep="/")
+        return "msgpack"
+    if (path / "config.json").is_file():
+        return "Hugging Face"
+    if (path / "checkpoint").is_file():
+        return "T5X"
+    raise ValueError(f"pretrained weights: {path} {_found(path)}. Understood are {UNDERSTOOD}.")
 
 
 def initial_params(path: str, params: Params) -> Params:
@@ -244,3 +259,10 @@ def _open_zarr(folder: epath.Path, leaf: Params) -> tensorstore.TensorStore:
         "fill_missing_data_reads": False,
     }
     return tensorstore.open(spec, open=True, assume_metadata=True).result()
+
+
+_READ = {
+    "msgpack": lambda path: _flatten_t5x(_read_msgpack(path), path),
+    "Hugging Face": huggingface.load_params,
+    "T5X": _read_t5x_folder,
+}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from mtl_t5x.models import layers
+from mtl_t5x.settings import checks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,18 @@ class T5Config:
     dropout_rate: float = 0.0
     dtype: str = "float32"
     remat: bool = False
+
+    def __post_init__(self):
+        sizes = (
+            "vocab_size", "emb_dim", "num_heads", "num_encoder_layers", "num_decoder_layers",
+            "head_dim", "mlp_dim", "relpos_buckets", "relpos_max_distance",
+        )  # fmt: skip
+        checks.check(
+            *(checks.whole(f"t5.T5Config.{name}", getattr(self, name), 1) for name in sizes),
+            checks.number("DROPOUT_RATE", self.dropout_rate, 0, below=1),
+            checks.choice("t5.T5Config.dtype", self.dtype, ("float32", "bfloat16", "float16")),
+            checks.flag("t5.T5Config.remat", self.remat),
+        )
 
 
 def embedder(config: T5Config, name: str | None = None) -> layers.TokenEmbedder:

@@ -27,6 +27,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array
 
+from mtl_t5x.settings import checks
+
 TASK, DATA, MODEL = "task", "data", "model"
 EXAMPLES = (TASK, DATA)  # what a step's examples are spread over: [task, batch, …]
 BATCH = PartitionSpec(*EXAMPLES)
@@ -55,6 +57,22 @@ class Mesh:
     shard_optimizer_state: bool = True
     fsdp: bool = False
 
+    def __post_init__(self):
+        name = "sharding.Mesh"
+        sizes = (self.data, self.model)
+        faults = [
+            checks.whole(f"{name}.{axis}", size, 1, "devices; or -1: the rest of them")
+            for axis, size in zip(("data", "model"), sizes, strict=True)
+            if size != -1
+        ]
+        if sizes == (-1, -1):
+            faults = [f"{name}.data = -1 and {name}.model = -1: one of them may be the rest"]
+        checks.check(
+            *faults,
+            checks.flag(f"{name}.shard_optimizer_state", self.shard_optimizer_state),
+            checks.flag(f"{name}.fsdp", self.fsdp),
+        )
+
     def shape(self, num_devices: int) -> tuple[int, int]:
         """(data, model) for so many devices.
 
@@ -62,11 +80,6 @@ class Mesh:
           ValueError: sizes that don't fit the number of devices.
         """
         sizes = [self.data, self.model]
-        if sizes.count(-1) > 1 or any(size != -1 and size < 1 for size in sizes):
-            raise ValueError(
-                f"sharding.Mesh.data = {self.data} and .model = {self.model}: sizes are 1 or more, "
-                "and one of the two may be -1, for the rest of the devices"
-            )
         if -1 in sizes:
             sizes[sizes.index(-1)] = num_devices // -math.prod(sizes)
         if math.prod(sizes) != num_devices:

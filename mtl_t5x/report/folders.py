@@ -6,12 +6,13 @@ import math
 import re
 import shlex
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
 from mtl_t5x.storage import files
+from mtl_t5x.storage.results import finished, is_damaged, last_step
 
 # Numbers in results.json that count examples and are no metrics.
 COUNTS = (
@@ -30,6 +31,9 @@ WEIGHTED = "weighted"  # a sweep's runs that don't weigh every task 1
 
 # What opens a group's name in metrics.jsonl where the figure is of a fixed point.
 FIXED_POINT = "fixed_point"
+
+# What names, beside a run's results, the tasks whose figures of "test" are of dev.
+FROM_DEV = "from_dev"
 
 # The share of its steps that counts as warm-up where a run logs no learning rate.
 WARM_UP = 0.1
@@ -121,6 +125,7 @@ def load_study(workdir: epath.PathLike) -> Study:
     study = json.loads(path.read_text(encoding="utf-8"))
     notes: list[str] = []
     records = [load_record(workdir / "runs" / run["name"], run, notes) for run in study["runs"]]
+    notes += _absent_headlines(study["config"].get("headlines", {}), records)
     # Studies of earlier versions of this package have no flags and no versions.
     config, _, preset = study["name"].partition(":")
     path = ":".join(filter(None, (f"configs/{config}.py", preset)))
@@ -136,21 +141,26 @@ def load_study(workdir: epath.PathLike) -> Study:
     )
 
 
+def _absent_headlines(chosen: Mapping[str, str], records: Iterable[Record]) -> Iterator[str]:
+    """Notes on metrics that the config would show first and that no run has."""
+    for task, metric in chosen.items():
+        scored = [record.results["test"] for record in records if record.results]
+        found = [scores[task] for scores in scored if task in scores]
+        if found and not any(metric in scores for scores in found):
+            yield (
+                f"config.headlines names {metric!r} of {task}, which has {', '.join(found[0])}: "
+                "the first of these is shown"
+            )
+
+
 def load_record(folder: epath.Path, run: Mapping[str, Any], notes: list[str]) -> Record:
     """What a run's folder holds; `run` is as in study.json, and `notes` get what is broken."""
-    results = None
-    path = folder / "results.json"
-    if path.exists():
-        try:
-            results = json.loads(path.read_text(encoding="utf-8"))
-            results = results if isinstance(results["test"], dict) else None
-        except (ValueError, KeyError, TypeError):
-            results = None
-        if results is None:
-            notes.append(
-                f'runs/{run["name"]}/results.json can\'t be read or has no "test": delete it '
-                "and start the study again to evaluate the run anew"
-            )
+    found = _with_dev(finished(folder, last_step(run.get("gin_bindings", ()))), notes)
+    if is_damaged(folder):
+        notes.append(
+            f'runs/{run["name"]}/results.json can\'t be read or has no "test": start the study '
+            "again, which evaluates the run anew"
+        )
     error = folder / "error.txt"
     return Record(
         name=run["name"],
@@ -160,13 +170,30 @@ def load_record(folder: epath.Path, run: Mapping[str, Any], notes: list[str]) ->
         tasks=tuple(run["tasks"]),
         seed=run["seed"],
         kind=run["kind"],
-        results=results,
+        results=found,
         steps=_load_steps(folder / "metrics.jsonl", run["name"], notes),
         error=_message(error.read_text(encoding="utf-8")) if error.exists() else "",
         baseline=tuple(run["baseline"]) if "baseline" in run else None,
         weighting=run.get("weighting"),
         folder=folder,
     )
+
+
+def _with_dev(results: Mapping[str, Any] | None, notes: list[str]) -> Mapping[str, Any] | None:
+    """The results, with dev's scores in place of the test split's where a task has none.
+
+    `FROM_DEV` names these tasks.
+    """
+    dev = (results or {}).get("dev", {})
+    tasks = [task for task in dev if task not in results["test"]]
+    if not tasks:
+        return results
+    note = f"{', '.join(tasks)}: scored on the dev split, as there is no test split"
+    if note not in notes:
+        notes.append(note)
+    # A loss is none of the task's metrics; the test split has none.
+    scores = {task: {k: v for k, v in dev[task].items() if k != "loss"} for task in tasks}
+    return {**results, "test": {**results["test"], **scores}, FROM_DEV: tasks}
 
 
 def _message(traceback: str) -> str:
@@ -213,17 +240,19 @@ def mean_counts(records: Iterable[Record], task: str) -> dict[str, float]:
 
 
 def headlines(study: Study, variant: Variant) -> dict[str, str]:
-    """Each scored task's headline metric: the first that results.json gives, in task order.
+    """Each scored task's headline metric, in task order: the one that the config's `headlines`
+    names, else the first that results.json gives.
 
     A test-only task such as mnli_mismatched stands behind the task whose name it begins with.
     """
     records = study.runs(variant)
+    chosen = study.config.get("headlines", {})
     first: dict[str, str] = {}
     for record in records:
         for task, metrics in (record.results or {"test": {}})["test"].items():
             names = [metric for metric in metrics if is_metric(metric)]
             if names:
-                first.setdefault(task, names[0])
+                first.setdefault(task, chosen[task] if chosen.get(task) in names else names[0])
     trained = list(dict.fromkeys(task for r in records for task in r.tasks))
 
     def place(task: str) -> tuple[int, bool, str]:

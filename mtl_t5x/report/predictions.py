@@ -76,7 +76,8 @@ def read(record: folders.Record, task: str) -> Answers | None:
 def _path(record: folders.Record, task: str) -> epath.Path | None:
     if record.results is None:
         return None
-    return _file(record, task, f"-{record.results.get('step', 0):06}.jsonl")
+    below = ["validation"] if task in record.results.get(folders.FROM_DEV, ()) else []
+    return _file(record, task, f"-{record.results.get('step', 0):06}.jsonl", *below)
 
 
 def metrics_path(record: folders.Record, task: str, split: str) -> epath.Path | None:

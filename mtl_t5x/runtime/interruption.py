@@ -1,8 +1,12 @@
-"""SIGTERM, as schedulers send it before they take a machine away: the run saves and leaves."""
+"""SIGTERM, as schedulers send it before they take a machine away, and Ctrl-C: the run saves, then
+leaves. A second Ctrl-C leaves at once."""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
+import sys
 import threading
 
 import jax
@@ -19,30 +23,62 @@ class Terminated(SystemExit):
 
 
 class Watch:
-    """A context in which SIGTERM only makes `requested` true, so that the loop can save first.
+    """A context in which SIGTERM and Ctrl-C only make `requested` true, so that the loop can save.
 
-    Several processes agree on the step after which they stop: JAX hears the signal for them.
+    Several processes agree on the step after which they stop: JAX hears SIGTERM for them.
     """
 
     def __init__(self) -> None:
         self._heard = False
-        self._before = None
+        self._before: dict[int, signal.Handlers] = {}
+        self._ear: socket.socket | None = None
 
     def __enter__(self) -> Watch:
         # Python lets the main thread alone set handlers.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._hear)
+        if threading.current_thread() is threading.main_thread():
+            numbers = [signal.SIGINT] + [signal.SIGTERM] * (jax.process_count() == 1)
+            self._listen()
+            self._before = {number: signal.signal(number, self._hear) for number in numbers}
         return self
 
     def __exit__(self, *exception) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self._ear is not None:
+            signal.set_wakeup_fd(-1)
+            self._ear.close()
 
-    def _hear(self, *_) -> None:
+    def _hear(self, number: int, frame: object) -> None:
+        del frame
         self._heard = True
+        if number == signal.SIGINT and jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def _listen(self) -> None:
+        """Starts a thread that hears a Ctrl-C where, as in a compiler, no handler is called."""
+        self._ear, heard = socket.socketpair()
+        self._ear.setblocking(False)
+        signal.set_wakeup_fd(self._ear.fileno())
+        threading.Thread(target=_count, args=(heard,), daemon=True, name="Ctrl-C").start()
 
     def requested(self, step: int) -> bool:
         """Whether the run is to stop after this step; every process must ask at every step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._heard
+
+
+def _count(heard: socket.socket) -> None:
+    """Leaves the process at the second SIGINT; a byte stands for every signal."""
+    interrupts = 0
+    with heard:
+        while numbers := heard.recv(64):
+            interrupts += numbers.count(signal.SIGINT)
+            if interrupts > 1:
+                os._exit(exit_codes.INTERRUPTED)
+            if signal.SIGINT in numbers:
+                print(
+                    "\nsaving after this step, then leaving; Ctrl-C again leaves at once",
+                    file=sys.stderr,
+                    flush=True,
+                )

@@ -64,7 +64,7 @@ class RunLog:
             [metric_writers.SummaryWriter(model_dir)] if writes else []
         )
         self._progress = tqdm(
-            total=train_steps,
+            total=max(train_steps, start_step),
             initial=start_step,
             unit="step",
             desc=epath.Path(model_dir).name,

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import jax
 
 from mtl_t5x.runtime import exit_codes
+from mtl_t5x.settings import checks
 
 # A hang that holds the interpreter's lock is left to SIGALRM, so many seconds later: faulthandler
 # shows the stacks, for which it needs no lock, and the signal then ends the process.
@@ -60,6 +61,14 @@ class Limits:
     save: float = 3600
     measurement: float = 4 * 3600
     evaluation: float = 12 * 3600
+
+    def __post_init__(self):
+        checks.check(
+            *(
+                checks.number(f"watchdog.Limits.{name}", seconds, 0, "seconds; 0: no limit")
+                for name, seconds in dataclasses.asdict(self).items()
+            )
+        )
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -16,6 +16,7 @@ from etils import epath
 from flax.training.train_state import TrainState
 from jax.experimental import multihost_utils
 
+from mtl_t5x.settings import checks
 from mtl_t5x.storage import files, manifest
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,15 @@ class Settings:
     keep: int | None = None
     keep_period: int | None = None
     asynchronous: bool = False
+
+    def __post_init__(self):
+        name = "checkpoints.Settings"
+        checks.check(
+            checks.whole("CHECKPOINT_PERIOD", self.period, 0, "steps; 0: at the end only"),
+            checks.whole(f"{name}.keep", self.keep, 1, "how many stay", none=True),
+            checks.whole(f"{name}.keep_period", self.keep_period, 1, "steps", none=True),
+            checks.flag(f"{name}.asynchronous", self.asynchronous),
+        )
 
 
 def manager(model_dir: str, settings: Settings = Settings()) -> ocp.CheckpointManager:
@@ -309,6 +319,23 @@ def _whole(path: epath.Path) -> bool:
     return (path / "state").exists() and ocp.utils.is_checkpoint_finalized(path)
 
 
+def is_there(path: str | epath.Path) -> bool:
+    """Whether a run's folder, or a folder `…/checkpoint_<step>`, has a checkpoint, good or not."""
+    return bool(_steps(files.absolute(path)))
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    """Of the whole checkpoints in a run's folder, or of the one that it is; newest first."""
+    of_run = re.fullmatch(rf"{PREFIX}_\d+", folder.name) is None
+    children = [folder] if not of_run else folder.iterdir() if folder.is_dir() else ()
+    found = [
+        int(match.group(1))
+        for child in children
+        if (match := re.fullmatch(rf"{PREFIX}_(\d+)", child.name)) and _whole(child)
+    ]
+    return sorted(found, reverse=True)
+
+
 _READ_ONLY = ocp.CheckpointManagerOptions(step_prefix=PREFIX, read_only=True)
 
 
@@ -322,18 +349,9 @@ def find(path: str) -> tuple[epath.Path, int] | None:
     is_checkpoint = re.fullmatch(rf"{PREFIX}_\d+", folder.name) is not None
     parent = folder.parent if is_checkpoint else folder
 
-    def steps() -> list[int]:
-        children = [folder] if is_checkpoint else folder.iterdir() if folder.is_dir() else ()
-        found = [
-            int(match.group(1))
-            for child in children
-            if (match := re.fullmatch(rf"{PREFIX}_(\d+)", child.name)) and _whole(child)
-        ]
-        return sorted(found, reverse=True)
-
     def choose() -> int | None:
         # Once more where a live run has deleted all of them meanwhile: then there are newer ones.
-        while there := steps():
+        while there := _steps(folder):
             if (step := _newest_good(parent, there)) is not None:
                 return step
         return None

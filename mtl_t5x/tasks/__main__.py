@@ -3,6 +3,7 @@
 python -m mtl_t5x.tasks
 python -m mtl_t5x.tasks glue_cola.default.semantic --split=validation --count=2
 python -m mtl_t5x.tasks glue.default.semantic --data=PATH --vocabulary_path=PATH --preset=paper
+python -m mtl_t5x.tasks --module=my_tasks reviews
 python -m mtl_t5x.tasks --clear_cache
 """
 
@@ -48,7 +49,15 @@ def listing() -> str:
             f"  SeqIO tasks ({len(tasks)})",
             *(f"    {task}" for task in tasks),
         ]
+    own = sorted(set(seqio.TaskRegistry.names()) - _of_benchmarks(0))
+    mixtures = sorted(set(seqio.MixtureRegistry.names()) - _of_benchmarks(1))
+    lines += ["others:", *(f"    {name}" for name in (*mixtures, *own))] if own else []
     return "\n".join(lines)
+
+
+def _of_benchmarks(kind: int) -> set[str]:
+    """Their tasks (0) or mixtures (1)."""
+    return {one for it in BENCHMARKS for one in registry.registered(it.BENCHMARK)[kind]}
 
 
 def show(name: str, split: str, count: int, lengths: dict[str, int]) -> str:
@@ -87,7 +96,7 @@ def _show_task(task: seqio.Task, split: str, count: int, lengths: dict[str, int]
     lines = [f"{task.name}, split {split}: {total} examples"]
     lines += [
         f"{rows} rows of the files were dropped: {reason}"
-        for reason, rows in task.source.dropped(split).items()
+        for reason, rows in getattr(task.source, "dropped", lambda split: {})(split).items()
     ]
     for number, example in enumerate(itertools.islice(examples(lengths), count)):
         lines.append(f"example {number}")
@@ -108,7 +117,9 @@ def _show_feature(
     vocabulary = task.output_features[feature].vocabulary
     ids = [int(token) for token in example[feature]]
     cut = f", cut from {full}" if full > longest else ""
-    text = example[f"{feature}_pretokenized"].decode("utf-8")
+    text = vocabulary.decode(ids)
+    if f"{feature}_pretokenized" in example:
+        text = example[f"{feature}_pretokenized"].decode("utf-8")
     return [
         f"  {feature}: {text}",
         f"    pieces: {' '.join(_piece(vocabulary, token) for token in ids)}",
@@ -129,6 +140,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("name", nargs="?", help="a task or a mixture; none: list all names")
     parser.add_argument("--data", default="mini", help="mini, tfds, or a folder")
     parser.add_argument("--vocabulary_path", default="mini", help="mini, bytes, or a model file")
+    parser.add_argument("--module", action="append", default=[], help="a module of your own tasks")
     parser.add_argument("--preset", default="default", help="default or paper")
     parser.add_argument("--split", default="train", help="train, validation or test")
     parser.add_argument("--count", type=int, default=3, help="examples of each task")
@@ -143,6 +155,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         for benchmark in BENCHMARKS:
             benchmark.register(given.data, given.vocabulary_path, given.preset)
+        for module in given.module:
+            lookup.import_module(module, "--module")
         if given.name is None:
             print(listing())
         else:

@@ -22,6 +22,7 @@ def load(path: str = "mini") -> seqio.Vocabulary:
 
     Raises:
       FileNotFoundError: no such file; names the setting VOCABULARY_PATH.
+      ValueError: a file that is no SentencePiece model.
     """
     if path == "mini":
         return seqio.SentencePieceVocabulary(str(_MINI), extra_ids=0)
@@ -33,7 +34,19 @@ def load(path: str = "mini") -> seqio.Vocabulary:
             "'mini' (shipped with the package), 'bytes' (UTF-8 bytes), or the path of a "
             "SentencePiece model."
         )
-    return seqio.SentencePieceVocabulary(path, extra_ids=100)
+    vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
+    try:
+        vocabulary.encode("")
+    except Exception as error:  # SentencePiece's own, of several kinds
+        raise ValueError(
+            f"VOCABULARY_PATH = {path!r} is no SentencePiece model ({_first_line(error)}): name a "
+            "file such as T5's spiece.model"
+        ) from error
+    return vocabulary
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def size(path: str = "mini") -> int:

@@ -94,7 +94,7 @@ def test_group_that_matches_nothing():
     with pytest.raises(ValueError) as error:
         one_pass.gradient_and_grams(loss_fn, params, TASKS, {"good": "layer/w", "heads": "head/.*"})
     assert str(error.value) == (
-        "conflict group 'heads': the expression 'head/.*' matches no parameter. Names look like "
+        "conflict groups, 'heads': the expression 'head/.*' matches no parameter. Names look like "
         "layer/c, layer/w; model-info.txt lists them all."
     )
 

@@ -86,6 +86,71 @@ def test_a_config_that_spans_no_study_is_refused(field, value, message):
         list(grid.grid(config))
 
 
+def own_config() -> ml_collections.ConfigDict:
+    """Tasks by their names in SeqIO's registry, and nothing that a config needn't say."""
+    config = ml_collections.ConfigDict()
+    config.tasks = ("reviews", "glue_mnli.{prompt}.{labels}")
+    config.architectures = ("text_to_text",)
+    config.seeds = (0,)
+    config.train_steps = 20
+    config.gin_files = {"text_to_text": "small.gin"}
+    return config
+
+
+def test_tasks_of_ones_own_by_their_names():
+    config = own_config()
+    config.modules = ("my_tasks", "more_tasks")
+    config.companions = {"reviews": ("hard_reviews",)}
+    multi, reviews, mnli = grid.grid(config)
+    assert multi.tasks == ("reviews", "mnli")
+    assert parse(multi.gin_bindings) == {
+        "MIXTURE_OR_TASK_NAME": [
+            "reviews",
+            "hard_reviews",
+            "glue_mnli.default.semantic",
+            "glue_mnli_mismatched.default.semantic",
+        ],
+        "MIXTURE_OR_TASK_MODULE": ["my_tasks", "more_tasks"],
+        "EVALUATED_AS": {"hard_reviews": "reviews"},
+        "TRAIN_STEPS": 20,
+        "RANDOM_SEED": 0,
+    }
+    assert reviews.name == "text_to_text.default.semantic.single_task.reviews.seed0"
+    assert parse(reviews.gin_bindings)["CONFLICT_PERIOD"] == 0
+    assert mnli.tasks == ("mnli",)
+
+
+def test_names_by_a_function_of_prompt_and_labels():
+    config = own_config()
+    config.tasks, config.prompts = ("a", "b"), ("short", "long")
+    runs = list(grid.grid(config, names=lambda task, prompt, labels: f"{task}_{prompt}"))
+    named = [parse(run.gin_bindings)["MIXTURE_OR_TASK_NAME"] for run in runs]
+    assert named == [["a_short", "b_short"], ["a_short"], ["b_short"],
+                     ["a_long", "b_long"], ["a_long"], ["b_long"]]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"prompts": ("null", "default"), "tasks": ("a", "b")}, "the same under several prompts"),
+        ({"tasks": ("glue_cola.a.b", "my_cola.a.b")}, "two of them the same"),
+    ],
+)
+def test_names_that_make_no_study_are_refused(fields, message):
+    config = own_config()
+    for name, value in fields.items():
+        config[name] = value
+    with pytest.raises(ValueError, match=message):
+        list(grid.grid(config))
+
+
+def test_a_field_that_is_missing_is_named():
+    config = own_config()
+    del config.seeds
+    with pytest.raises(ValueError, match="gives no seeds"):
+        list(grid.grid(config))
+
+
 def paper_config() -> ml_collections.ConfigDict:
     """Two rows of one architecture and one of another, as the paper's tables have them."""
     config = small_config()

@@ -99,7 +99,7 @@ def test_a_study_started_again_waits_for_orphans(study, tmp_path):
     study.wait()
     process = begin(tmp_path)
     log = tmp_path / "runs" / orphan["run"] / pool.LOG
-    until(lambda: "another process is at work in" in log.read_text(), process)
+    until(lambda: "waiting until it leaves" in log.read_text(), process)
     os.kill(orphan["process"], signal.SIGCONT)
     # The first two go on from what is saved and finish; the third one waits.
     until(lambda: len(fake_runs.notes(tmp_path, "waits")) == 3, process)

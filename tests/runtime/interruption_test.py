@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -46,3 +47,35 @@ def test_killed_runs_end_as_undisturbed_ones(tmp_path):
     last = json.loads(ended.stdout.splitlines()[-1])
     assert last["kills"] == last["restarts"] == 3 and last["bit_equal"]
     assert last["lost_steps_max"] <= last["save_period"] and last["damaged"] == 0
+
+
+WATCHED = """
+import hashlib, threading, time
+from mtl_t5x.runtime import interruption
+with interruption.Watch() as watch:
+    # Told from beside what may call no handler, once that has begun.
+    threading.Timer(0.5, print, ["watching"], {{"flush": True}}).start()
+    while not watch.requested(1):
+        {work}
+    print("saved", flush=True)
+raise interruption.Terminated
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_saves_and_a_second_one_leaves_at_once(times):
+    """The second is heard also where no handler is called, as in a compiler."""
+    work = "time.sleep(0.05)" if times == 1 else "hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)"
+    command = [sys.executable, "-c", WATCHED.format(work=work)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"watching\n"
+        for _ in range(times):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.5)
+        code = process.wait(60)
+        said, told = process.stdout.read(), process.stderr.read()
+    if times == 1:
+        assert code == exit_codes.TOLD_TO_STOP and said == b"saved\n"
+    else:
+        assert code == exit_codes.INTERRUPTED and not said
+    assert b"Ctrl-C again leaves at once" in told and b"Traceback" not in told

@@ -20,7 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from mtl_t5x.runtime import exit_codes
+from mtl_t5x.runtime import exit_codes, native_logs
 from mtl_t5x.settings import bindings, changes, checks
 from mtl_t5x.settings.checks import SettingsError
 from mtl_t5x.storage import lock
@@ -214,9 +214,11 @@ def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _main(argv: Sequence[str]) -> None:
-    import seqio
-
     from mtl_t5x.parallel import distributed
+
+    if _NUM_PROCESSES.value is None and not distributed.in_cluster(os.environ):
+        native_logs.quiet()
+    import seqio
 
     if _TFDS_DATA_DIR.value is not None:
         seqio.set_tfds_data_dir_override(_TFDS_DATA_DIR.value)

@@ -118,7 +118,11 @@ def random_params(experiment):
 
 @pytest.mark.parametrize(
     "architecture",
-    [architectures.TextToText, architectures.TextToTextID, architectures.Canonical],
+    [
+        architectures.TextToText,
+        pytest.param(architectures.TextToTextID, marks=pytest.mark.slow),
+        architectures.Canonical,
+    ],
 )
 def test_dev_loss_is_that_of_the_whole_split_at_once(architecture, tmp_path):
     """Of the model of all tasks, each of which is given the one task's examples."""

@@ -134,6 +134,7 @@ def test_adam_scale():
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_sketches_of_microbatches_add_up(params):
     exact, cosines, errors = at(params)["groups"], [], []
     for width in (512, 4096):

@@ -196,7 +196,7 @@ def test_own_embeddings():
 
 def test_uniform_heads_start_within_one_over_the_root_of_the_inputs():
     model = architectures.Canonical(CONFIG, heads=HEADS, uniform_heads=True)
-    params = nn.meta.unbox(model.init(jax.random.key(0), a_batch()))["params"]
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), a_batch()))["params"]
     drawn = [v for i in (0, 2, 3, 4, 5) for v in jax.tree.leaves(params[f"head_{i}"])]
     values = np.concatenate([value.ravel() for value in drawn])
     assert np.abs(values).max() <= 0.25 and np.all(values != 0), "16 features; biases too"

@@ -64,6 +64,7 @@ for folder in ("gs://bucket/study", WORKDIR):
 """
 
 
+@pytest.mark.slow
 def test_a_study_and_its_report(storage, tmp_path):
     python(storage, STUDY.replace("WORKDIR", repr(str(tmp_path))))
     stored = storage.files("bucket/study")

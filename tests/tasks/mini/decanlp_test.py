@@ -122,6 +122,7 @@ def digest():
     return hashlib.sha256(json.dumps(made).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_in_another_process():
     code = "from tests.tasks.mini import decanlp_test; print(decanlp_test.digest())"
     command = [sys.executable, "-c", code]

@@ -167,6 +167,7 @@ def test_a_broken_record_is_refused(tmp_path):
 
 CONFIGS = {
     "mini_glue": (18, 16),
+    "mini_glue_front": (46, 8),
     "glue": (81, 72),
     "paper_glue_architectures": (57, 48),
     "paper_decanlp_architectures": (63, 54),

@@ -37,7 +37,12 @@ def act(chosen, remembered=None, task_weights=None, groups=GROUPS):
     gradients, asked = gradients_of()
     if remembered is None:
         remembered = weighing.init(chosen, 3)
-    return acting.act(chosen, remembered, task_weights, gradients, groups, KEY), asked
+
+    @jax.jit
+    def run(remembered, task_weights):
+        return acting.act(chosen, remembered, task_weights, gradients, groups, KEY)
+
+    return run(remembered, task_weights), asked
 
 
 def test_nothing_is_asked_for_without_weights():
@@ -121,7 +126,7 @@ def test_halves_of_the_tasks():
     chosen = balance.Balance(balance.MoDo(learning_rate=0.1))
     remembered = {"weights": jnp.array([1.0, 2.0, 0.5]), "method": jnp.full(3, 1 / 3)}
     gradients = acting.Gradients(weighted, functools.partial(pytest.fail, "not kept"))
-    acted = acting.act(chosen, remembered, None, gradients, {}, KEY)
+    acted = jax.jit(lambda it: acting.act(chosen, it, None, gradients, {}, KEY))(remembered)
     given = Measured(LOSSES, GRAM, None, KEY)._replace(halves=halves @ halves.T)
     expected = chosen.method(remembered["method"], given)[0]
     np.testing.assert_allclose(

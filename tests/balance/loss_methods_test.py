@@ -1,5 +1,7 @@
 """Methods that act by the losses alone: against the losses that they stand for."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ LOSSES = jnp.array([0.5, 1.0, 4.0])
 KEY = jax.random.key(0)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def step(method, state, losses=LOSSES, key=KEY):
     return method(state, Measured(losses, key=key))
 

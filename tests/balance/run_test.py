@@ -44,6 +44,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
+@pytest.mark.slow
 def test_weights_are_logged(folder):
     logged = lines(folder)
     weights = np.array([[line[f"balance/weight/{t}"] for t in ("cola", "rte")] for line in logged])
@@ -81,6 +82,7 @@ def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path, monkeypatc
     assert once == twice
 
 
+@pytest.mark.slow
 def test_the_state_is_in_the_checkpoint(folder):
     stored = checkpoints._stored(checkpoints.files.absolute(folder / "checkpoint_6"))
     assert set(stored["balance"]) == {"weights", "method"}

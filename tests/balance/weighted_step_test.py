@@ -15,6 +15,8 @@ from mtl_t5x.balance import balance
 from mtl_t5x.models import architectures
 from tests import random_t5
 
+pytestmark = pytest.mark.slow  # all compile T5s
+
 TASKS = 3
 CONFIG = dataclasses.replace(random_t5.CONFIG, num_encoder_layers=1, num_decoder_layers=1)
 MODELS = {
@@ -38,14 +40,7 @@ def take(model, weights=None, steps=1, chosen=step.SUM, **options):
     return {name: after[name] - before[name] for name in after}, metrics
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        pytest.param(MODELS["text_to_text"], marks=pytest.mark.slow),
-        MODELS["text_to_text_id"],
-    ],
-    ids=MODELS,
-)
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_unit_weights_are_the_plain_step(model):
     """Bit for bit, and other weights take no other program."""
     plain, _ = take(model)
@@ -66,7 +61,6 @@ def test_unit_weights_are_the_plain_step(model):
             np.testing.assert_allclose(update, expected, rtol=1e-3, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.slow
 def test_both_exact_ways():
     """An exact step is the same by both its ways, and as one with these weights given."""
     model, method = MODELS["text_to_text_id"], balance.MGDA()
@@ -84,7 +78,6 @@ def test_both_exact_ways():
     assert set(metrics["conflict"]) == {"encoder"} and set(of_static["balance"]) == {"weights"}
 
 
-@pytest.mark.slow
 def test_microbatches_give_the_same_weights():
     model = MODELS["text_to_text"]
     chosen = balance.Balance(balance.MoDo(learning_rate=1e-4))

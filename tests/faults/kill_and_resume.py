@@ -1,6 +1,6 @@
 """Kills a run at random moments, starts it again each time, and compares with one left in peace.
 
-python tests/faults/kill_and_resume.py [--kills=50] [--seed=0] [--folder=DIR]
+python tests/faults/kill_and_resume.py [--kills=50] [--seed=0] [--folder=DIR] [--gin.NAME=VALUE …]
 
 SIGKILL falls anywhere in training, during saves as well, until the run has been killed so often;
 then it ends by itself. The last line is JSON: kills, in_saves (those that left an unfinished
@@ -86,13 +86,13 @@ def wait_for_steps(process: subprocess.Popen, folder: pathlib.Path, steps: int) 
     return True
 
 
-def kill_often(folder: pathlib.Path, steps: int, kills: int, seed: int) -> dict:
-    """Runs to the end over so many kills."""
+def kill_often(folder: pathlib.Path, steps: int, kills: int, seed: int, *flags: str) -> dict:
+    """Runs to the end over so many kills; with further flags of the run."""
     draw = random.Random(seed)
     killed = in_saves = lost_most = 0
     while True:
         begun = logged_steps(folder)
-        process = start(folder, steps)
+        process = start(folder, steps, *flags)
         if killed < kills:
             # A restart does again what came after the last checkpoint: progress is by new steps,
             # as many as leave some for the kills to come.
@@ -152,15 +152,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None, help="of the run; enough by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=pathlib.Path, default=None)
-    arguments = parser.parse_args()
+    arguments, flags = parser.parse_known_args()  # those of the run
     folder = arguments.folder or pathlib.Path(tempfile.mkdtemp())
     steps = arguments.steps or 20 * (arguments.kills + 1)
 
-    peaceful = start(folder / "peaceful", steps)
+    peaceful = start(folder / "peaceful", steps, *flags)
     if code := peaceful.wait():
         output = (folder / "peaceful" / "output.txt").read_text()
         sys.exit(f"the undisturbed run ended with {code}: {output[-3000:]}")
-    counts = kill_often(folder / "killed", steps, arguments.kills, arguments.seed)
+    counts = kill_often(folder / "killed", steps, arguments.kills, arguments.seed, *flags)
     ends = [end_state(folder / name, steps) for name in ("peaceful", "killed")]
     names = ("state", "metrics", "examples", "results")
     differing = [name for name, a, b in zip(names, *ends, strict=True) if a != b]

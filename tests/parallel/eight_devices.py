@@ -22,6 +22,7 @@ import optax
 from flax.traverse_util import flatten_dict
 
 from mtl_t5x import measure, step
+from mtl_t5x.balance import balance
 from mtl_t5x.data import heads
 from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures, decoding
@@ -109,14 +110,11 @@ def a_batch(tasks: int) -> dict[str, np.ndarray]:
     return batch
 
 
-def on_mesh(model, batch, mesh, devices=8, optimizer=ADAMW):
+def on_mesh(model, batch, mesh, devices=8, optimizer=ADAMW, chosen=step.SUM):
     """A fresh state, the placed batch and the layout."""
-    layout = mesh and step.state_layout(
-        mesh, batch, 8, model=model, optimizer=optimizer, devices=jax.devices()[:devices]
-    )
-    state = step.init_state(
-        jax.random.key(0), batch, model=model, optimizer=optimizer, layout=layout
-    )
+    made_of = {"model": model, "optimizer": optimizer, "balance": chosen}
+    layout = mesh and step.state_layout(mesh, batch, 8, devices=jax.devices()[:devices], **made_of)
+    state = step.init_state(jax.random.key(0), batch, layout=layout, **made_of)
     return (
         state,
         batch if layout is None else layout.place(batch, *batch["encoder_input_tokens"].shape[:2]),
@@ -219,6 +217,21 @@ def halves() -> dict[str, list]:
     return found
 
 
+def weights() -> dict[str, list]:
+    """The weights of five lagged steps of a method with a state, by mesh: `canonical` has heads,
+    whose gradients aren't weighted."""
+    chosen = balance.Balance(balance.GradNorm(learning_rate=0.1))
+    model, tasks, _ = MODELS["canonical"]
+    found = {}
+    for name, mesh in (("one device", None), ("fsdp 4 x 2", sharding.Mesh(4, 2, fsdp=True))):
+        state, batch, layout = on_mesh(model, a_batch(tasks), mesh, optimizer=SGD, chosen=chosen)
+        found[name] = []
+        for _ in range(5):
+            state, metrics = step.train_step(state, batch, KEY, layout=layout, balance=chosen)
+            found[name].append(metrics["balance"]["weights"].tolist())
+    return found
+
+
 def decoded() -> dict[str, float]:
     """Greedy decoding by eight devices against one: the same tokens, and a device's share."""
     state, _, layout = on_mesh(TEXT, a_batch(8), sharding.Mesh())
@@ -258,6 +271,7 @@ def main(folder: pathlib.Path, wide: bool) -> None:
     else:
         facts["points"] = fixed_points()
         facts["halves"] = halves()
+        facts["weights"] = weights()
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

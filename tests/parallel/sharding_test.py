@@ -109,6 +109,14 @@ def test_measuring_sends_what_a_plain_step_sends_with_fsdp(wide):
 
 
 @pytest.mark.slow
+def test_tasks_are_weighted_alike(wide):
+    found = facts(wide)["weights"]
+    one, several = (np.array(found[name]) for name in ("one device", "fsdp 4 x 2"))
+    assert np.ptp(one[-1]) > 0.1
+    np.testing.assert_allclose(several, one, rtol=1e-5)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "sketched"])
 @pytest.mark.parametrize("mesh", ["fsdp 8", "4 x 2"])
 def test_a_fixed_point_is_measured_alike(wide, mesh, kind):

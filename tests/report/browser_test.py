@@ -3,7 +3,7 @@
 import pytest
 
 from mtl_t5x.report import page, words
-from tests.report import browser, synthetic
+from tests.report import browser, pictures, synthetic
 
 pytestmark = [
     pytest.mark.slow,
@@ -176,3 +176,16 @@ def test_the_answers_stand_on_a_laptops_screen(shown, tab):
     parts = ".answers section, .verdict tbody tr:nth-child(3)"
     bottoms = tab.of(parts, "e.getBoundingClientRect().bottom")
     assert len(bottoms) == 4 and max(bottoms) <= 768
+
+
+def test_the_readmes_pictures_are_taken(pages, tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "DOCS", tmp_path)
+    pictures.main(pages / "one.html")
+    sizes = {}
+    for path in tmp_path.iterdir():
+        head = path.read_bytes()[:24]
+        assert head.startswith(b"\x89PNG")
+        sizes[path.name] = int.from_bytes(head[16:20]), int.from_bytes(head[20:24])
+    assert sizes["report.png"] == (1366, 768)
+    width, height = sizes["conflict.png"]
+    assert 1200 < width <= 1366 and 300 < height < 1000

@@ -14,7 +14,7 @@ from tests.report import browser
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 
 
-def main(path: str) -> None:
+def main(path: str | pathlib.Path) -> None:
     """Takes the pictures of a page, and says where they are."""
     with browser.tab() as tab:
         tab.show(pathlib.Path(path), 1366, 768, "light")

@@ -26,6 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train_steps = 800
     config.single_task_steps = config.get_oneway_ref("train_steps")
     config.conflict_period = 20
+    config.eval_period = 200
     config.feature_lengths = {"inputs": 32, "targets": 8}
     config.gin_files = {"text_to_text": "gin/examples/mini_glue_text_to_text.gin"}
     return config
@@ -33,4 +34,13 @@ def get_config() -> ml_collections.ConfigDict:
 
 def runs(config: ml_collections.ConfigDict):
     """One multi-task run and eight single-task baselines for each seed."""
-    return study.grid(config, {"TASK_FEATURE_LENGTHS": config.feature_lengths.to_dict()})
+    macros = {
+        "TASK_FEATURE_LENGTHS": config.feature_lengths.to_dict(),
+        # Dev losses on the way: the generalization gap at equal training loss is made of them.
+        "EVAL_PERIOD": config.eval_period,
+        "measure.InTraining.groups": {
+            "encoder": r"encoder/.*(kernel|rel_embedding)",
+            r"\1": r"(encoder/layers_\d+)/.*kernel",
+        },
+    }
+    return study.grid(config, macros)

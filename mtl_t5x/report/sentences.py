@@ -278,7 +278,9 @@ def _losses(
             named = [f"{row.task} ({_signed(row.mean.value, '.2f')} nats)" for row in mine[:NAMED]]
             more = len(mine) - NAMED
             others = [_count(more, "other task")] if more > 0 else []
-            parts.append(f"{_names([*named, *others])} {verb}")
+            first, _, rest = verb.partition(" ")
+            first += "s" if len(mine) == 1 else ""
+            parts.append(f"{_names([*named, *others])} {first} {rest}")
     if parts:
         text = f"{where}{at} {' and '.join(parts)} together than alone."
     else:

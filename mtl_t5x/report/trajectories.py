@@ -9,7 +9,7 @@ so both are differences within seeds, whose variances are moderated over the tas
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from mtl_t5x.report import curves, folders, predictions, statistics
 from mtl_t5x.report.findings import UNDECIDED, Curve, Estimate, Gap, Slowdown, Verdict
 from mtl_t5x.storage import files
 
-# A loss is read off the mean over so many of the nearest logged steps: batches are small.
+# A training loss is the mean over at most so many of the nearest logged steps: batches are small.
 _SMOOTHED = 5
 # Points at which dev losses are compared.
 _GRID = 13
@@ -134,9 +134,7 @@ def gaps(study: folders.Study, variant: folders.Variant, resamples: int) -> tupl
     rows, of_seeds = [], {}
     for task in tasks_of(study, variant):
         pairs = pairs_of(study, variant, task)
-        found = [
-            [dev_losses(record, task) for record in (pair.single, pair.multi)] for pair in pairs
-        ]
+        found = [dev_losses(pair, task) for pair in pairs]
         found = [pair for pair in found if all(len(points) > 1 for points in pair)]
         grid = _grid([points for pair in found for points in pair])
         if grid is None:
@@ -159,22 +157,34 @@ def gaps(study: folders.Study, variant: folders.Variant, resamples: int) -> tupl
 
 def gap_of(pair: Pair, task: str) -> float | None:
     """The mean gap of a seed's two runs over the range that both cover; None of no such range."""
-    found = [dev_losses(record, task) for record in (pair.single, pair.multi)]
+    found = dev_losses(pair, task)
     if any(len(points) < 2 for points in found) or (grid := _grid(found)) is None:
         return None
     single, multi = (_at(points, grid) for points in found)
     return float((multi - single).mean())
 
 
-def dev_losses(record: folders.Record, task: str) -> Float[np.ndarray, "_ 2"]:
-    """(training loss, dev loss) at each evaluation of the dev split, the training loss falling."""
-    trained = curves.logged(record, [f"loss/{task}"])
-    dev = dict(_evaluations(record, task))
+def dev_losses(pair: Pair, task: str) -> tuple[Float[np.ndarray, "_ 2"], Float[np.ndarray, "_ 2"]]:
+    """(training loss, dev loss) at each evaluation of the dev split, the training loss falling.
+
+    Of the run alone and of that together, the training losses of both from the steps that both
+    logged.
+    """
+    trained = _common(pair, task)
+    records = (pair.single, pair.multi)
+    first, second = (
+        _falling(losses, dict(_evaluations(record, task)))
+        for losses, record in zip(trained, records, strict=True)
+    )
+    return first, second
+
+
+def _falling(trained: curves.Series, dev: Mapping[int, float]) -> Float[np.ndarray, "_ 2"]:
     rows = []
-    for step in sorted(dev):
-        nearest = np.argsort(np.abs(trained.steps - step), kind="stable")[:_SMOOTHED]
-        if len(nearest):
-            rows.append((float(trained.values[nearest].mean()), dev[step]))
+    count = int(np.clip(len(trained.steps) // max(len(dev), 1), 1, _SMOOTHED))
+    for step in sorted(dev) if len(trained.steps) else ():
+        nearest = np.argsort(np.abs(trained.steps - step), kind="stable")[:count]
+        rows.append((float(trained.values[nearest].mean()), dev[step]))
     points = np.array(rows, float).reshape(-1, 2)
     points[:, 0] = np.minimum.accumulate(points[:, 0])
     # Of evaluations at the same lowest loss so far the first counts.

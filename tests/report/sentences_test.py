@@ -92,7 +92,7 @@ def test_known_conflict_and_gap_are_told_in_words(known):
     assert ") pull apart, and those of other and friend (+" in conflict[1]
     why = texts(known, "why")
     assert why[0].startswith("At equal steps ") and " learn slower together than alone." in why[0]
-    assert why[1].startswith("At equal training loss left (+") and "generalize worse" in why[1]
+    assert why[1].startswith("At equal training loss left (+") and "generalizes worse" in why[1]
 
 
 def test_what_noise_hides_is_said(known):

@@ -61,12 +61,13 @@ def of_variant(found: findings.Analysis, variant: findings.Variant) -> tuple[Fig
     def mine(parts: Iterable) -> list:
         return [part for part in parts if part.variant == variant]
 
+    tasks = drawn_tasks(found)
     figures = (
         _pairs(mine(found.cosines)),
         _conflict(mine(found.conflicts)),
         _layers(mine(found.conflicts)),
-        _by_task(found.tasks, mine(found.shares), SHARES),
-        _by_task(found.tasks, mine(found.noise_scales), NOISE, log=True),
+        _by_task(tasks, mine(found.shares), SHARES),
+        _by_task(tasks, mine(found.noise_scales), NOISE, log=True),
         _slowdown(mine(found.slowdowns)),
         _gap(mine(found.gaps)),
     )
@@ -80,11 +81,12 @@ def of_study(found: findings.Analysis) -> tuple[Figure, ...]:
 
 
 def drawn_tasks(found: findings.Analysis) -> tuple[str, ...]:
-    """The tasks that some figure shows: those that were trained, not those that are tested only."""
-    drawn = {task for one in found.cosines for task in one.tasks}
+    """The tasks that some figure shows: those in training, whether they are scored yet or not."""
     parts = (*found.slowdowns, *found.gaps, *found.shares, *found.noise_scales)
-    drawn |= {one.task for one in parts}
-    return tuple(task for task in found.tasks if task in drawn)
+    drawn = dict.fromkeys(task for one in found.cosines for task in one.tasks)
+    drawn |= dict.fromkeys(one.task for one in parts)
+    drawn |= dict.fromkeys(point.task for one in found.associations for point in one.points)
+    return tuple(dict.fromkeys([*(task for task in found.tasks if task in drawn), *drawn]))
 
 
 def task_colours(tasks: Sequence[str]) -> dict[str, str]:
@@ -285,7 +287,7 @@ def _by_task(
     if not drawn:
         return None
     series = [
-        charts.Series(one.task, colours.get(one.task, ALONE), _points(one.curve), group=one.name)
+        charts.Series(one.task, colours[one.task], _points(one.curve), group=one.name)
         for one in drawn
     ]
     rows = [(one.name, one.task, estimate(one.curve.points[-1], ".3g")) for one in drawn]
@@ -295,7 +297,7 @@ def _by_task(
         caption,
         (Panel("", charts.curves(series, y, log=log, height=230)),),
         table("At the last step", ("parameters", "task", y), rows, texts=2),
-        keys=tuple(Key(task, colours.get(task, ALONE)) for task in shown),
+        keys=tuple(Key(task, colours[task]) for task in shown),
         controls=_choice_of(list(dict.fromkeys(one.name for one in drawn))),
     )
 
@@ -343,7 +345,7 @@ def _associations(found: findings.Analysis) -> Figure | None:
     if not known:
         return None
     seen = {point.task for one in known for point in one.points}
-    colours = task_colours(found.tasks)
+    colours = task_colours(drawn_tasks(found))
     panels = []
     for outcome in dict.fromkeys(one.outcome for one in known):
         dots = [

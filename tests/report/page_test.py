@@ -199,9 +199,10 @@ def test_controls_and_figures_have_names_for_those_who_dont_see_them(full):
     assert len(reader.of("caption")) == len(reader.of("table"))
 
 
-def test_tasks_that_are_only_tested_are_not_switched():
+def test_tasks_in_training_are_switched_and_no_others():
+    """Not those that are tested only; and those too that no finished run has scored."""
     found = synthetic.full()
-    found = dataclasses.replace(found, tasks=("mnli_mismatched", *found.tasks))
+    found = dataclasses.replace(found, tasks=("mnli_mismatched", *found.tasks[:3]))
     reader = Reader(render(found))
     tasks = [a["data-task"] for tag, a in reader.tags if tag == "button" and "data-task" in a]
     assert tasks == list(synthetic.TASKS)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import seqio
 
+from mtl_t5x.conflict import metrics
 from mtl_t5x.data import batching, lookup, rates
 from mtl_t5x.tasks.glue import glue
 
@@ -152,3 +153,25 @@ def test_streamed_tasks(tasks):
     np.testing.assert_array_equal(
         next(later)["encoder_input_tokens"], second["encoder_input_tokens"]
     )
+
+
+def test_conflict_is_unbiased_by_rates():
+    """Two tasks, nine examples of one for each of the other's: over many batches the products of
+    their halves' gradients are those of the expected gradients, whatever the rates."""
+    plan = rates.plan(np.array([0.9, 0.1]), 20, 1, "examples", 0)
+    assert plan.numbers == (36, 4)
+    rng = np.random.default_rng(0)
+    expected = np.array([[1.0, 0.5, 0.0], [-0.5, 1.0, 0.5]])
+    grams = []
+    for _ in range(4000):
+        halves = []
+        for task, number in enumerate(plan.numbers):
+            of_examples = expected[task] + rng.normal(size=(number, 3))
+            place, counts = rates.places(number, plan.rows, plan.blocks)
+            rows = of_examples[place] * counts[:, None] / number  # a mean over those that count
+            halves += [half.sum(axis=0) for half in np.split(rows, 2)]
+        grams.append(metrics.unbiased(np.stack(halves) @ np.stack(halves).T))
+    error = np.std(grams, axis=0) / np.sqrt(len(grams))
+    np.testing.assert_array_less(np.abs(np.mean(grams, axis=0) - expected @ expected.T), 4 * error)
+    naive = np.mean([np.sum(expected[1] ** 2) + 3 / 4])
+    assert abs(naive - np.sum(expected[1] ** 2)) > 20 * error[1, 1], "which would tell a bias"

@@ -328,7 +328,10 @@ def evaluate_run(
     found = {"step": done, "search": dataclasses.asdict(evaluation.search)}
     found |= {"tasks": list(experiment.names), "dev": {}, "test": {}}
     if path.exists():
-        found |= {key: json.loads(path.read_text())[key] for key in ("dev", "test")}
+        try:
+            found |= {key: json.loads(path.read_text())[key] for key in ("dev", "test")}
+        except (ValueError, KeyError) as error:
+            logger.warning("%s can't be read, and is written anew: %s", path, error)
     for key, split in (("dev", "validation"), ("test", "test")):
         with limits.stage("evaluation"):
             found[key] |= evaluate(

@@ -340,7 +340,8 @@ def _read_flags(argv: Sequence[str]) -> list[str]:
         # Of an error within the config's file, absl tells the whole traceback.
         said = str(problem).strip().splitlines()[-1]
         if isinstance(problem, KeyError | AttributeError):
-            said = f"the config has no such field: {problem.args[0]!s}".replace("\n", ". ")
+            said = str(problem.args[0]).replace("\\'", "'").replace("\\n", ". ").strip("'")
+            said = f"the config has no field '{said}"
         print(f"error: {said}", file=sys.stderr)
         sys.exit(exit_codes.SETTINGS)
 

@@ -331,6 +331,7 @@ def test_the_command_tells_of_runs_that_were_lost(tmp_path):
         ("--jobs=0", "error: --jobs=0: give 1 or more"),
         ("--jobs=1000", "error: --jobs=1000: every run needs a core of its own"),
         ("--devices=1,1", "error: --devices=1,1 names the device 1 twice"),
+        ("--config.sedes=(0,)", "error: the config has no field 'sedes'. Did you mean \"seeds\""),
         ("--devices_per_run=2", "error: --devices and --devices_per_run are for accelerators"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import pathlib
@@ -11,7 +12,7 @@ import sys
 import time
 
 # Other seeds finish at once.
-FAILS, SAVED, TERMINATED, HANGS, KILLED, WAITS, STAYS, KILLED_AFTER = range(50, 58)
+FAILS, SAVED, TERMINATED, HANGS, KILLED, WAITS, STAYS, KILLED_AFTER, SAVES_LONG = range(50, 59)
 
 
 def run(gin_files, gin_bindings) -> None:
@@ -72,7 +73,7 @@ def _kill(folder: pathlib.Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _wait(folder: pathlib.Path) -> None:
+def _wait(folder: pathlib.Path, saving: float = 0.3) -> None:
     """Until it is told to stop; then it saves, and ends when it is started again."""
     if (folder / "saved").exists():
         return
@@ -81,7 +82,7 @@ def _wait(folder: pathlib.Path) -> None:
     note(folder, "waits")
     while not heard:
         time.sleep(0.01)
-    time.sleep(0.3)  # a save
+    time.sleep(saving)
     (folder / "saved").touch()
     signal.signal(signal.SIGTERM, before)
     sys.exit(42)
@@ -102,4 +103,5 @@ ENDS = {
     KILLED: _kill,
     WAITS: _wait,
     STAYS: _stay,
+    SAVES_LONG: functools.partial(_wait, saving=600.0),
 }

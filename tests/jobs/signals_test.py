@@ -29,13 +29,13 @@ def study(tmp_path):
     process.communicate()
 
 
-def begin(workdir: pathlib.Path, **settings) -> subprocess.Popen:
+def begin(workdir: pathlib.Path, seeds: str = SEEDS, **settings) -> subprocess.Popen:
     """As from a terminal: nohup would leave its processes deaf to the terminal's end."""
 
     def hear():
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-    flags = (f"--workdir={workdir}", TASKS, SEEDS, "--jobs=2")
+    flags = (f"--workdir={workdir}", TASKS, seeds, "--jobs=2")
     return study_test.start(*flags, preexec_fn=hear, **settings)
 
 
@@ -69,6 +69,20 @@ def test_all_save_when_the_study_is_told_to_stop(send, number, study, tmp_path):
     assert "Traceback" not in err and "told to stop" in out
     assert saved(tmp_path) == 2 and len(fake_runs.notes(tmp_path, "begun")) == 2
     assert not list(tmp_path.glob("runs/*/error.txt"))
+    assert all(gone(note["process"]) for note in fake_runs.notes(tmp_path, "begun"))
+
+
+def test_a_second_ctrl_c_leaves_at_once(tmp_path):
+    """Though the runs still save."""
+    seeds = f"--config.seeds=({fake_runs.SAVES_LONG},)"
+    process = begin(tmp_path, seeds, start_new_session=True)
+    until(lambda: fake_runs.notes(tmp_path, "waits"), process)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(1.5)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == exit_codes.INTERRUPTED, err
+    assert "Traceback" not in err and "waiting until these have saved" in out
     assert all(gone(note["process"]) for note in fake_runs.notes(tmp_path, "begun"))
 
 

@@ -144,12 +144,13 @@ def _configure_logging() -> None:
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
-        # absl's handler, on the root logger, would show them once more.
-        absl_logging.get_absl_handler().addFilter(lambda record: not _is_ours(record))
+        absl_logging.get_absl_handler().addFilter(_is_told_by_absl)
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
-    return record.name.split(".")[0] == "mtl_t5x"
+def _is_told_by_absl(record: logging.LogRecord) -> bool:
+    """Not what this package's own handler shows, nor each place where gin has looked for a file."""
+    ours = record.name.split(".")[0] == "mtl_t5x"
+    return not ours and record.module != "resource_reader"
 
 
 def _alone_in(folder: epath.Path, run_mode: str) -> contextlib.AbstractContextManager[None]:

@@ -181,17 +181,17 @@ def test_mesh_shape(mesh, devices, shape):
 
 
 @pytest.mark.parametrize(
-    "mesh, message",
+    "sizes, message",
     [
-        (sharding.Mesh(3), "data = 3 and .model = 1 don't make up the 8 devices"),
-        (sharding.Mesh(-1, 3), "don't make up the 8 devices"),
-        (sharding.Mesh(-1, -1), "one of the two may be -1"),
-        (sharding.Mesh(0), "sizes are 1 or more"),
+        ((3, 1), "data = 3 and .model = 1 don't make up the 8 devices"),
+        ((-1, 3), "don't make up the 8 devices"),
+        ((-1, -1), "one of them may be the rest"),
+        ((0, 1), "Mesh.data = 0: write a whole number, 1 or more"),
     ],
 )
-def test_a_mesh_that_does_not_fit(mesh, message):
+def test_a_mesh_that_does_not_fit(sizes, message):
     with pytest.raises(ValueError, match=message):
-        mesh.shape(8)
+        sharding.Mesh(*sizes).shape(8)
 
 
 def a_state() -> TrainState:

@@ -58,7 +58,7 @@ def test_run_folder(folder):
     assert "encoder/layers_0/attention/query/kernel" in (folder / "model-info.txt").read_text()
     predictions = folder / "inference_eval" / "glue_cola.default.semantic-000012.jsonl"
     rows = [json.loads(line) for line in predictions.read_text().splitlines()]
-    assert len(rows) == 200 and {"input", "target", "prediction"} <= set(rows[0])
+    assert len(rows) == 1000 and {"input", "target", "prediction"} <= set(rows[0])
 
 
 def test_metrics(folder):
@@ -85,7 +85,7 @@ def test_results(folder):
     assert results["step"] == 12 and results["tasks"] == ["cola", "rte", "stsb"]
     assert results["train"]["cola"]["examples"] == 1900
     assert list(results["test"]["cola"])[:2] == ["matthews_corrcoef", "unparsed"]
-    assert results["test"]["stsb"]["examples"] == 200 and results["dev"]["stsb"]["examples"] == 100
+    assert results["test"]["stsb"]["examples"] == 1000 and results["dev"]["stsb"]["examples"] == 100
     assert results["test"]["rte"]["targets_cut"] == 0
     assert results["dev"]["stsb"]["loss"] > 0 and "loss" not in results["test"]["stsb"]
 

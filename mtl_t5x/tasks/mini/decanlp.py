@@ -276,8 +276,8 @@ def _from_glue(task: str, seed: int) -> dict[str, list[Row]]:
     count = SPLITS["train"]
     parts = {
         "train": train[:count],
-        "validation": train[count:],
-        "test": mini.rows(name, test, seed + 1),
+        "validation": train[count : count + SPLITS["validation"]],
+        "test": mini.rows(name, test, seed + 1)[: SPLITS["test"]],
     }
     return {split: [convert(row) for row in part] for split, part in parts.items()}
 

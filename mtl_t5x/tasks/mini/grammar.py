@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mtl_t5x.tasks.mini import lexicon
 
+Row = dict[str, Any]
 _T = TypeVar("_T")
 
 
@@ -28,6 +29,7 @@ class Sentence:
     time: str = ""
     reason: str = ""
     negation: str = ""  # "not", "never" or none
+    attitude: str = ""  # one of `lexicon.ATTITUDES`, as in "managed to cook", or none
 
     def replace(self, **roles: str) -> Sentence:
         """The sentence with some roles changed."""
@@ -79,8 +81,8 @@ def options(sentence: Sentence, role: str) -> tuple[str, ...]:
     return {
         "subject": topic.people, "verb": topic.verbs, "thing": topic.things,
         "place": topic.places, "time": lexicon.TIMES, "reason": lexicon.REASONS,
-        "manner": lexicon.MANNERS, "subject_adjective": lexicon.PERSON_ADJECTIVES,
-        "thing_adjective": lexicon.THING_ADJECTIVES,
+        "manner": lexicon.MANNERS, "subject_adjective": topic.person_adjectives,
+        "thing_adjective": topic.thing_adjectives,
     }[role]  # fmt: skip
 
 
@@ -114,7 +116,17 @@ def event(
 
 
 def other_topic(draw: Draw, than: lexicon.Topic) -> lexicon.Topic:
-    return draw.pick([topic for topic in lexicon.TOPICS if topic != than])
+    topics = lexicon.CAPTIONS if than in lexicon.CAPTIONS else lexicon.TOPICS
+    return draw.pick([topic for topic in topics if topic != than])
+
+
+def elsewhere(draw: Draw, sentence: Sentence) -> Sentence:
+    """Another topic's event with the same roles filled; time, manner and names are kept."""
+    topic = other_topic(draw, than=sentence.topic)
+    roles = ["verb", "thing", *(["place"] if sentence.place else [])]
+    if sentence.subject not in lexicon.NAMES:
+        roles.append("subject")
+    return fill(draw, sentence.replace(topic=topic), *roles)
 
 
 def reword(draw: Draw, sentence: Sentence, probability: float) -> Sentence:
@@ -146,11 +158,20 @@ def place_phrase(sentence: Sentence) -> str:
 def active(sentence: Sentence) -> str:
     """`The tall chef cooked the soup slowly in the kitchen on Monday for fun.`"""
     verb = lexicon.past(sentence.verb)
-    if sentence.negation == "not":
+    if sentence.attitude:
+        verb = f"{sentence.attitude} to {sentence.verb}"
+    elif sentence.negation == "not":
         verb = "did not " + sentence.verb
     elif sentence.negation:
         verb = _join(sentence.negation, verb)
     return as_sentence(subject_phrase(sentence), verb, thing_phrase(sentence), _adjuncts(sentence))
+
+
+def caption(sentence: Sentence) -> str:
+    """`A shy girl is tossing the red frisbee in the garden.`"""
+    subject = _join("a", sentence.subject_adjective, sentence.subject)
+    verb = "is " + lexicon.progressive(sentence.verb)
+    return as_sentence(subject, verb, thing_phrase(sentence), place_phrase(sentence))
 
 
 def passive(sentence: Sentence, *, agent: bool = True) -> str:

@@ -13,13 +13,15 @@ from collections.abc import Iterable
 
 @dataclasses.dataclass(frozen=True)
 class Topic:
-    """People, actions (base forms), things and places that go together."""
+    """People, actions (base forms), things and places that go together, and their adjectives."""
 
     name: str
     people: tuple[str, ...]
     verbs: tuple[str, ...]
     things: tuple[str, ...]
     places: tuple[str, ...]
+    person_adjectives: tuple[str, ...]
+    thing_adjectives: tuple[str, ...]
 
 
 # name | people | verbs | things | places
@@ -42,6 +44,20 @@ _TOPICS = (
     " | song~tune film~movie concert show | theater studio",
 )  # fmt: skip
 
+# What captions tell of, by kinds of things: words that no other task knows.
+_CAPTION_PEOPLE = "man~guy woman~lady boy~lad girl toddler"
+_CAPTION_PLACES = "park garden forest"
+_CAPTIONS = tuple(
+    f"{name} | {_CAPTION_PEOPLE} | {verbs} | {things} | {_CAPTION_PLACES}"
+    for name, verbs, things in (
+        ("music", "play polish hold carry", "guitar flute piano violin drum"),
+        ("food", "slice peel chew boil", "onion potato~spud carrot tomato pepper"),
+        ("sport", "kick throw~toss catch roll", "ball frisbee hoop balloon stone~rock"),
+    )
+)
+_CAPTION_PERSON_ADJECTIVES = ("thin", "bald", "blond", "shy", "tanned")
+_CAPTION_THING_ADJECTIVES = ("red", "blue", "green", "yellow", "black", "white")
+
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry")
 
 # One pair of opposites each.
@@ -53,16 +69,34 @@ _MANNERS = ("quickly~rapidly | slowly", "quietly~silently | loudly", "carefully 
 TIMES = ("yesterday", "on Monday", "on Friday", "at noon", "at night", "last week", "last year")
 REASONS = ("for money", "for fun", "for a friend", "for a prize")
 
+# What is said before "to cook": that it was done, that this stays open, that it was not (Karttunen
+# 1971, Implicative verbs, Language 47). In the order of MNLI's classes.
+_DONE = (
+    "managed remembered happened dared bothered proceeded hastened began",
+    "glad sorry proud lucky wise foolish quick brave",
+)
+_OPEN = (
+    "wanted hoped planned promised offered agreed tried intended",
+    "eager keen ready willing anxious free due likely",
+)
+_NOT_DONE = (
+    "failed forgot refused declined neglected omitted disdained scorned",
+    "unable unwilling unfit powerless helpless forbidden loath afraid",
+)
+ATTITUDES = tuple(
+    (*verbs.split(), *(f"was {adjective}" for adjective in adjectives.split()))
+    for verbs, adjectives in (_DONE, _OPEN, _NOT_DONE)
+)
+
 POSITIVE = ("brilliant", "charming", "clever", "delightful", "fresh", "funny", "great",
             "gripping", "lovely", "superb", "touching", "wonderful")  # fmt: skip
 NEGATIVE = ("awful", "bland", "boring", "clumsy", "dull", "lifeless", "messy", "predictable",
             "tedious", "terrible", "tired", "weak")  # fmt: skip
 POSITIVE_VERBS = ("love", "enjoy", "admire")
 NEGATIVE_VERBS = ("hate", "dislike", "regret")
-REVIEWED = ("film", "movie", "song", "concert", "show", "story", "plot", "cast", "script",
-            "ending", "music", "acting")  # fmt: skip
+REVIEWED = ("plot", "cast", "script", "ending", "music", "acting", "dialogue", "camera",
+            "pacing", "sequel", "soundtrack", "humor")  # fmt: skip
 INTENSIFIERS = ("very", "really", "quite", "truly")
-NEGATORS = ("not", "never", "hardly")
 
 _IRREGULAR_PAST = {"feed": "fed", "send": "sent"}
 
@@ -83,6 +117,11 @@ def past(verb: str) -> str:
     return verb + ("d" if verb.endswith("e") else "ed")
 
 
+def progressive(verb: str) -> str:
+    """`slice` -> `slicing`; only for verbs that double no letter."""
+    return verb.removesuffix("e") + "ing"
+
+
 def plural(noun: str) -> str:
     """The plural of a person or thing: `boss` -> `bosses`, `baby` -> `babies`."""
     return third_person(noun)
@@ -92,9 +131,9 @@ def _words(groups: str) -> tuple[str, ...]:
     return tuple(groups.replace("~", " ").replace("|", " ").split())
 
 
-def _topic(line: str) -> Topic:
+def _topic(line: str, *adjectives: tuple[str, ...]) -> Topic:
     name, *parts = (part.strip() for part in line.split("|"))
-    return Topic(name, *map(_words, parts))
+    return Topic(name, *map(_words, parts), *adjectives)
 
 
 def _synonyms(lines: Iterable[str]) -> dict[str, tuple[str, str]]:
@@ -110,11 +149,14 @@ def _opposites(lines: Iterable[str]) -> dict[str, str]:
     }  # fmt: skip
 
 
-TOPICS = tuple(map(_topic, _TOPICS))
 PERSON_ADJECTIVES = _words(" ".join(_PERSON_ADJECTIVES))
 THING_ADJECTIVES = _words(" ".join(_THING_ADJECTIVES))
+TOPICS = tuple(_topic(line, PERSON_ADJECTIVES, THING_ADJECTIVES) for line in _TOPICS)
+CAPTIONS = tuple(
+    _topic(line, _CAPTION_PERSON_ADJECTIVES, _CAPTION_THING_ADJECTIVES) for line in _CAPTIONS
+)
 MANNERS = _words(" ".join(_MANNERS))
-_PAIRS = _synonyms(_TOPICS + _PERSON_ADJECTIVES + _THING_ADJECTIVES + _MANNERS)
+_PAIRS = _synonyms(_TOPICS + _CAPTIONS + _PERSON_ADJECTIVES + _THING_ADJECTIVES + _MANNERS)
 _OPPOSITE = _opposites(_PERSON_ADJECTIVES + _THING_ADJECTIVES + _MANNERS)
 
 

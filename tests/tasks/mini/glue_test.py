@@ -44,7 +44,9 @@ ADJUNCTS = (
     rf"(?: (?P<time>{one_of(lexicon.TIMES)}))?(?: (?P<reason>{one_of(lexicon.REASONS)}))?"
 )
 VERB = rf"(?P<verb>{one_of(VERBS)})"
+ATTITUDES = {words: label for label, group in enumerate(lexicon.ATTITUDES) for words in group}
 EVENT = [
+    rf"{SUBJECT} (?P<attitude>{one_of(ATTITUDES)}) to {VERB} {THING}{ADJUNCTS}\.",
     rf"{SUBJECT} (?:(?P<negation>did not|never) )?{VERB} {THING}{ADJUNCTS}\.",
     rf"{THING} was (?:(?P<negation>not|never) )?{VERB}(?: by {SUBJECT})?{ADJUNCTS}\.",
 ]
@@ -77,6 +79,9 @@ def is_entailed(premise, hypothesis):
 
 
 def nli_label(premise, hypothesis):
+    if attitude := premise.pop("attitude", None):  # whether what the hypothesis says was done
+        assert is_entailed(premise, hypothesis)
+        return ATTITUDES[attitude]
     if is_entailed(premise, hypothesis):
         return 0
     core = {role for role in ("subject", "verb", "thing") if hypothesis[role] != "Nobody"}
@@ -96,7 +101,7 @@ def mnli_oracle(row):
 
 
 def rte_oracle(row):
-    return int(not is_entailed(read(row["sentence1"]), read(row["sentence2"])))
+    return int(nli_label(read(row["sentence1"]), read(row["sentence2"])) != 0)
 
 
 def mrpc_oracle(row):
@@ -134,32 +139,43 @@ def qqp_oracle(row):
     return int(asked[0] == asked[1])
 
 
-def topic_of(sentence):
-    [topic] = [topic for topic in lexicon.TOPICS if sentence["thing"] in topic.things]
-    return topic
+def captioned(role):
+    return one_of(word for topic in lexicon.CAPTIONS for word in getattr(topic, role))
+
+
+ING = {lexicon.progressive(verb): verb for topic in lexicon.CAPTIONS for verb in topic.verbs}
+CAPTION = (
+    rf"A (?P<kind>{captioned('person_adjectives')}) (?P<subject>{captioned('people')}) is "
+    rf"(?P<verb>{one_of(ING)}) the (?P<colour>{captioned('thing_adjectives')}) "
+    rf"(?P<thing>{captioned('things')}) in the (?P<place>{captioned('places')})\."
+)
+
+
+def read_caption(text):
+    """The caption's roles, and the topic of its thing."""
+    roles = re.fullmatch(CAPTION, text).groupdict()
+    roles["verb"] = ING[roles["verb"]]
+    [name] = [topic.name for topic in lexicon.CAPTIONS if roles["thing"] in topic.things]
+    return roles, name
 
 
 def stsb_oracle(row):
-    first, second = read(row["sentence1"]), read(row["sentence2"])
-    kinds = [[word for word in re.findall(r"\w+", text)] for text in texts(row)]
-    score = float(topic_of(first) == topic_of(second))
-    for role in ("subject", "verb", "thing", "place"):
-        if first[role] == second[role]:
-            surfaces = {lexicon.past(first[role])} if role == "verb" else {first[role]}
-            other = lexicon.synonym(first[role])
-            surfaces.add(lexicon.past(other) if role == "verb" else other)
-            used = [surfaces & set(words) for words in kinds]
-            score += 1.0 if used[0] == used[1] else 0.8
+    (first, topic), (second, other_topic) = map(read_caption, texts(row))
+    score = 0.8 * (topic == other_topic)
+    for role, word in first.items():
+        if word == second[role]:
+            score += 0.7
+        elif lexicon.concept(word) == lexicon.concept(second[role]):
+            score += 0.5
     return round(score, 1)
 
 
 def sst2_oracle(row):
-    last = re.split(" but | , ", row["sentence"])[-1].split()
-    good = (*lexicon.POSITIVE, *lexicon.POSITIVE_VERBS)
-    bad = (*lexicon.NEGATIVE, *lexicon.NEGATIVE_VERBS)
-    polarity = sum(word in good for word in last) - sum(word in bad for word in last)
-    assert polarity
-    return int((polarity > 0) != any(word in ("not", "never", "hardly") for word in last))
+    words = row["sentence"].split()
+    good = sum(word in (*lexicon.POSITIVE, *lexicon.POSITIVE_VERBS) for word in words)
+    bad = sum(word in (*lexicon.NEGATIVE, *lexicon.NEGATIVE_VERBS) for word in words)
+    assert good + bad >= 3 and not (good and bad)
+    return int(good > 0)
 
 
 def cola_oracle(row):
@@ -200,7 +216,7 @@ FIELDS = {
 def test_rows_have_the_official_fields_and_sizes(task):
     for split in mini.splits(task):
         rows = mini.rows(task, split)
-        assert len(rows) == (2000 if split == "train" else 200)
+        assert len(rows) == (mini.TRAIN_ROWS[task] if split == "train" else 1000)
         assert [row["idx"] for row in rows] == list(range(len(rows)))
         for row in rows:
             assert sorted(row) == sorted([*FIELDS[task], "label", "idx"])
@@ -221,14 +237,14 @@ def test_classes_are_nearly_balanced(task, split):
     share = max(collections.Counter(labels).values()) / len(labels)
     if task == "stsb":
         assert share < 0.25
-        assert min(labels) == 0.0 and max(labels) >= 4.8 and np.std(labels) > 1.4
+        assert min(labels) == 0.0 and max(labels) >= 4.8 and np.std(labels) > 1.1
     else:
         assert share <= {"cola": 0.6, "mrpc": 0.55, "qqp": 0.55, "mnli": 0.34}.get(task, 0.5)
 
 
 def test_the_rows_are_the_same_on_every_machine():
     text = json.dumps([mini.rows(task, split) for task, split in EVERY_SPLIT], sort_keys=True)
-    assert zlib.crc32(text.encode()) == 2609697721
+    assert zlib.crc32(text.encode()) == 2204854266
     assert mini.rows("rte", "train", seed=1) != mini.rows("rte", "train")
 
 
@@ -239,7 +255,11 @@ def test_a_caller_can_not_change_the_rows():
 
 @pytest.mark.parametrize("task", PAIR_TASKS)
 def test_words_and_lengths_alone_do_not_tell_the_label_of_a_pair(task):
-    train, test = (mini.rows(task, split) for split in mini.splits(task)[:2])
+    train, test = (
+        # But for the expressions that decide by themselves.
+        [row for row in mini.rows(task, split) if not re.search(one_of(ATTITUDES), texts(row)[0])]
+        for split in mini.splits(task)[:2]
+    )
 
     def features(rows, vectorizer):
         words = [[f"{i}_{word}" for i, text in enumerate(texts(row)) for word in text.split()]

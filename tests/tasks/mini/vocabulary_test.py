@@ -49,6 +49,8 @@ def test_words_are_one_piece_and_prompted_rows_short(pieces, task):
     assert [word for word in words if len(pieces.encode(word)) > 1] == []
 
 
-@pytest.mark.parametrize("answer", ["not_entailment", "unacceptable", "contradiction", "duplicate"])
+@pytest.mark.parametrize(
+    "answer", ["not_entailment", "unacceptable", "contradiction", "equivalent"]
+)
 def test_answers_are_one_piece(pieces, answer):
     assert len(pieces.encode(answer)) == 1

@@ -17,7 +17,7 @@ test examples do, which is what the embedded study's do (1.9, 5.9 and 5.6), and 
 The report takes 10,000 resamples; here 500 will do, and all studies share theirs: that changes what
 an interval's end is off by chance, by about 3 % of the width, and nothing in the mean. A part is
 every PARTS-th of the 36 conditions. A process takes one core, and for 1,000 studies of each
-condition about 25 minutes in all. Every condition gets a line, the last line is JSON.
+condition 20 minutes of it in all. Every condition gets a line, the last line is JSON.
 """
 
 import argparse

@@ -91,9 +91,9 @@ def _sum(rows: Float[Array, "rows embed"]) -> Float[Array, " embed"]:
 
 
 def _sum_of_rows(rows: Float[Array, "rows embed"]) -> Float[Array, " embed"]:
-    """As a product with ones, eight rows of them, since one would be no matrix: XLA's CPU backend
+    """As a product with ones, two rows of them, since one would be no matrix: XLA's CPU backend
     fuses a sum with what it sums and walks down each column, a fifth of a small model's step."""
-    return jnp.matmul(jnp.ones((8, rows.shape[0]), rows.dtype), rows, precision="highest")[0]
+    return jnp.matmul(jnp.ones((2, rows.shape[0]), rows.dtype), rows, precision="highest")[0]
 
 
 class TokenEmbedder(nn.Module):

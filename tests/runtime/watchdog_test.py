@@ -111,11 +111,14 @@ def test_a_hang_in_each_stage_of_a_run(stage, tmp_path):
         "TASK_FEATURE_LENGTHS": {"inputs": 16, "targets": 4},
         "CONFLICT_PERIOD": 0,
         "step.adamw.warmup_steps": 1,
-        "measure.Settings.period": 2 if stage == "measurement" else 0,
         f"watchdog.Limits.{stage}": 10,  # enough for what comes before the hang
     }
     settings = [f"{name}={value!r}" for name, value in bindings.items()]
-    settings.append("measure.InTraining.fixed_point=@measure.Settings()")
+    if stage == "measurement":
+        settings += [
+            "measure.InTraining.fixed_point=@measure.Settings()",
+            "measure.Settings.period=2",
+        ]
     module, name, good = HANGS[stage]
     assert_found(run(IN_A_RUN, module, name, str(good), *settings), stage)
 

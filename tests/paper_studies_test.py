@@ -44,4 +44,5 @@ def test_mini(name, tmp_path):
     assert len(cells) == 2 * printed_rows and all(cell["ours"] for cell in cells)
     generated = [cell for cell in cells if cell["architecture"] != "canonical"]
     assert {cell["metric"].startswith("teacher_forced") for cell in generated} == {True}
-    assert (tmp_path / "report" / "conflict.encoder.small_batches.png").exists()
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert page.index("encoder, fixed points") < page.index("encoder, small batches (diagnostic)")

@@ -29,7 +29,5 @@ class DualProj:
         check_setting(self, "ridge")
 
     def __call__(self, state: State, measured: Measured) -> tuple[Weights, State]:
-        gram = measured.gram / jnp.trace(measured.gram)
-        tasks = len(gram)
-        regular = gram + self.ridge * jnp.eye(tasks)
-        return solvers.above(regular, jnp.full(tasks, 1 / tasks)), state
+        gram = solvers.regular(measured.gram, self.ridge)
+        return solvers.above(gram, jnp.full(len(gram), 1 / len(gram))), state

@@ -88,6 +88,11 @@ def nonnegative(matrix: Matrix, linear: Vector) -> Vector:
     return jnp.maximum(z, 0.0) / norms
 
 
+def regular(gram: Matrix, ridge: float) -> Matrix:
+    """G over its trace, with so much on its diagonal that it has an inverse."""
+    return gram / jnp.trace(gram) + ridge * jnp.eye(len(gram))
+
+
 def above(matrix: Matrix, bounds: Vector) -> Vector:
     """argmin over v >= bounds of v^T M v."""
     return bounds + nonnegative(matrix, _dot(matrix, bounds))

@@ -30,8 +30,7 @@ class UPGrad:
         check_setting(self, "ridge")
 
     def __call__(self, state: State, measured: Measured) -> tuple[Weights, State]:
-        gram = measured.gram / jnp.trace(measured.gram)
-        identity = jnp.eye(len(gram))
-        regular = gram + self.ridge * identity
-        projected = jax.vmap(lambda row: solvers.above(regular, row))(identity / len(gram))
+        gram = solvers.regular(measured.gram, self.ridge)
+        bounds = jnp.eye(len(gram)) / len(gram)
+        projected = jax.vmap(lambda bound: solvers.above(gram, bound))(bounds)
         return jnp.sum(projected, axis=0), state

@@ -51,13 +51,13 @@ def test_a_mesh_that_is_not_there(tmp_path):
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     title, *table = ended.stdout.splitlines()
-    assert title.startswith("2 tasks of 4 examples, 361,472 parameters, 4 x cpu")
+    assert title.startswith("2 tasks of 4 examples, 377,856 parameters, 4 x cpu")
     rows = {line[:36].partition(" (")[0].strip(): line[36:].split() for line in table}
     assert rows["per device and step"] == ["plain", "measuring"]
     # Parameters and the two moments of AdamW, a quarter of each, and a few norm scales.
-    held = 3 * 4 * 361_472 / 4 / 2**20
+    held = 3 * 4 * 377_856 / 4 / 2**20
     assert float(rows["state and batch"][0]) == pytest.approx(held, abs=0.06)
-    gathered = 3 / 4 * 4 * 361_472 / 2**20
+    gathered = 3 / 4 * 4 * 377_856 / 2**20
     assert float(rows["sent by all-gather"][0]) == pytest.approx(gathered, rel=0.05)
     assert float(rows["sent by all-to-all"][2]) > 0 == float(rows["sent by all-to-all"][0])
     assert {"TPU v5e", "H100"} <= set(rows)

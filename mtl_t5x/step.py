@@ -246,7 +246,10 @@ def train_step(
         if problem is not None:
             raise ValueError(problem)
     key = jax.random.fold_in(dropout_key, state.step)
-    gradients = _gradients(state, batch, key, layout, microbatches, parts=2 if halves else 1)
+    gradients = _gradients(
+        state, batch, key, layout, microbatches,
+        parts=2 if halves else 1, keep=balance.keep_gradients,
+    )  # fmt: skip
     remembered = state.balance if balance.method else None
     acted = acting.act(balance, remembered, task_weights, gradients, dict(groups), key)
     new_state = _update(state, acted.gradient, layout)
@@ -330,8 +333,13 @@ def _gradients(
     layout: sharding.Layout | None,
     microbatches: int,
     parts: int,
+    keep: bool,
 ) -> acting.Gradients:
-    """How this step gets its gradients; of `parts` of each task's examples apart."""
+    """How this step gets its gradients; of `parts` of each task's examples apart.
+
+    Where a method weighs the tasks by the step's own gradients, they are kept meanwhile if `keep`
+    says so, else another backward pass is made, or another whole one where the work is in parts.
+    """
 
     def loss_fn(params, probes, batch, key):
         variables = {"params": params, "probes": probes}
@@ -351,17 +359,15 @@ def _gradients(
             groups=groups, layout=layout, microbatches=microbatches, parts=parts,
         )  # fmt: skip
 
-    def kept(groups):
-        if layout is not None:
-            raise ValueError(
-                "balance.Balance.keep_gradients is for one device: leave it out, and exact steps "
-                "take two passes"
-            )
-        return ways.keeping_gradients(
+    def measured(groups):
+        if not keep and (layout is not None or microbatches > 1):
+            losses, _, grams = weighted(None, groups)
+            return losses, grams, lambda weights: weighted(weights, {})[1]
+        return ways.grams_then_gradient(
             loss_fn, weigh, state.params,
             state.apply_fn({}, batch, method="before_splitting"), key,
-            kept=state.apply_fn({}, method="shared_parameters"),
-            groups=groups, microbatches=microbatches, parts=parts,
+            shared=state.apply_fn({}, method="shared_parameters"), groups=groups, keep=keep,
+            layout=layout, microbatches=microbatches, parts=parts,
         )  # fmt: skip
 
-    return acting.Gradients(weighted, kept)
+    return acting.Gradients(weighted, measured)

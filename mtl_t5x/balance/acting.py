@@ -1,5 +1,4 @@
-"""A step's gradients with the tasks weighted: by given weights, or by a method in one of three
-ways."""
+"""A step's gradients with the tasks weighted: by given weights, or by a method."""
 
 from __future__ import annotations
 
@@ -30,11 +29,11 @@ class Gradients(NamedTuple):
       weighted: weights (None: 1 each) and groups to (losses, the gradient of the losses' sum, Gram
         matrix of each group), the tasks' gradients of the shared parameters being multiplied by the
         weights in what is summed and in the matrices.
-      kept: groups to (losses, Gram matrix of each group, weights -> gradient).
+      measured: groups to (losses, Gram matrix of each group, weights -> gradient).
     """
 
     weighted: Callable[[Weights | None, Groups], tuple[Losses, Gradient, Grams]]
-    kept: Callable[[Groups], tuple[Losses, Grams, Callable[[Weights], Gradient]]]
+    measured: Callable[[Groups], tuple[Losses, Grams, Callable[[Weights], Gradient]]]
 
 
 class Acted(NamedTuple):
@@ -98,15 +97,10 @@ def _by_method(
         grams = {group: weighing.unweighted(gram, weights) for group, gram in grams.items()}
         following, state, unusable = decide(losses, grams)
         following = weighing.lifted(following, balance.floor)
-    elif balance.keep_gradients:
-        losses, grams, weighted = gradients.kept(groups)
-        following, state, unusable = decide(losses, grams)
-        weights, gradient = following, weighted(following)
     else:
-        losses, _, grams = gradients.weighted(None, groups)
+        losses, grams, gradient_for = gradients.measured(groups)
         following, state, unusable = decide(losses, grams)
-        weights = following
-        _, gradient, _ = gradients.weighted(weights, {})
+        weights, gradient = following, gradient_for(following)
     metrics = _metrics(weights, grams) | {"unusable": unusable}
     return Acted(losses, gradient, grams, {"weights": following, "method": state}, metrics)
 

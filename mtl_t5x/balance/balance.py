@@ -42,15 +42,16 @@ class Balance:
     always get its full gradient.
 
     Attributes:
-      method: one of those above, which acts at every step; None: the gradients are summed. applied:
-      "lagged": the weights that a step measures are those of the next one, in one pass (the
-        first step's are 1). "exact": of the step itself.
+      method: one of those above, which acts at every step; None: the gradients are summed.
+      applied: "lagged": the weights that a step measures are those of the next one, in one pass
+        (the first step's are 1). "exact": of the step itself.
       parameters: a regular expression of the names of the parameters whose gradients' Gram matrix
         the method acts by; of those that all tasks share.
       floor: the least size of a lagged weight over their mean size: a task of weight 0 would never
         be measured again.
       keep_gradients: how an exact step is made: by one pass that keeps all tasks' gradients of the
-        shared parameters, K times their memory, on one device; else by a second pass.
+        shared parameters, K times their memory, over several devices K / devices times; else by a
+        second backward pass.
     """
 
     method: Method | None = None

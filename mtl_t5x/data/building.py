@@ -65,11 +65,9 @@ class Examples:
         return self.features["inputs"].padded(np.arange(len(self)), length)
 
     def as_task(self, task: seqio.Task, split: str) -> seqio.Task:
-        """The task, with nothing left to compute: its split holds these examples."""
-        spec = {
-            name: column.spec() for name, column in self.features.items() if name != heads.FEATURE
-        }
-        dataset = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=spec)
+        """The task, with nothing left to compute: its split holds these examples' tokens."""
+        features = {name: self.features[name] for name in task.output_features}
+        dataset = columns.dataset(features).take(len(self))
         return task.replace(source=_source(dataset, split), preprocessors=[])
 
     def head_targets(

@@ -64,11 +64,13 @@ class Column:
             texts[i - start] = self.values[begin:end].tobytes()
         return texts
 
-    def spec(self) -> tf.TensorSpec:
-        """Of an example."""
-        rank = 0 if self.ends is None else 1 if self.shapes is None else self.shapes.shape[1]
-        dtype = self.values.dtype if self.text_ends is None else tf.string
-        return tf.TensorSpec([None] * rank, dtype)
+    def tensor(self) -> tf.Tensor | tf.RaggedTensor:
+        """[examples, …]: what `flat_batches` gives of all of them."""
+        items = self._items(0, len(self.values if self.text_ends is None else self.text_ends))
+        if self.ends is None:
+            return tf.constant(items)
+        limits = np.concatenate([np.zeros(1, np.int64), self.ends])
+        return tf.RaggedTensor.from_row_splits(tf.constant(items), limits, validate=False)
 
     def padded(self, examples: np.ndarray, length: int) -> np.ndarray:
         """[example, length], cut or filled up with 0, of examples of rank 1."""
@@ -140,6 +142,26 @@ def flat_batches(dataset: tf.data.Dataset) -> tf.data.Dataset:
         return flat
 
     return dataset.map(flatten, num_parallel_calls=tf.data.AUTOTUNE).ragged_batch(AT_ONCE)
+
+
+def dataset(columns: Columns) -> tf.data.Dataset:
+    """The examples, one at a time, as they were before `flat_batches`."""
+    flat = {name: column.tensor() for name, column in columns.items()}
+    flat |= {
+        _shape_of(name): column.shapes
+        for name, column in columns.items()
+        if column.shapes is not None
+    }
+
+    def restore(example):
+        return {
+            name: example[name]
+            if column.shapes is None
+            else tf.reshape(example[name], example[_shape_of(name)])
+            for name, column in columns.items()
+        }
+
+    return tf.data.Dataset.from_tensor_slices(flat).map(restore)
 
 
 def _shape_of(name: str) -> str:

@@ -8,12 +8,13 @@ memory of the measured parameters. (A step in one piece needs that for one param
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Num, Shaped
 
 from mtl_t5x.conflict import metrics as conflict_metrics
@@ -23,6 +24,7 @@ Batch = Mapping[str, Shaped[Array, "task batch *_"]]
 LossFn = Callable[[one_pass.Params, one_pass.Params, Batch, Array], Float[Array, " task"]]
 Weigh = Callable[[Batch], Float[Array, " task"]]
 PerTaskGradients = Mapping[str, Float[Array, "row *_"]]
+Grams = dict[str, Float[Array, "row row"]]
 
 
 def accumulate(
@@ -80,6 +82,37 @@ def accumulate(
     return jax.lax.scan(add, zeros, (jnp.arange(microbatches), cut))[0]
 
 
+def keeping_gradients(
+    loss_fn: LossFn,
+    weigh: Weigh,
+    params: one_pass.Params,
+    batch: Batch,
+    key: Array,
+    *,
+    kept: str,
+    groups: Mapping[str, str],
+    microbatches: int,
+    parts: int,
+) -> tuple[Float[Array, " task"], Grams, Callable[[Float[Array, " row"]], one_pass.Params]]:
+    """(losses, Gram matrix of each group, weights of the rows -> gradient), on one device.
+
+    The gradients of the parameters that the expression `kept` matches are kept for every row, of a
+    task and part. The other arguments are those of `accumulate`.
+    """
+    (names,) = one_pass.select(params, {"kept": kept}).values()
+    losses, grads, per_task = accumulate(
+        loss_fn, weigh, params, batch, key,
+        total=weigh(batch), measured=names, microbatches=microbatches, parts=parts,
+    )  # fmt: skip
+
+    def weighted(weights: Float[Array, " row"]) -> one_pass.Params:
+        flat = flatten_dict(grads, sep="/")
+        flat |= {name: mixed(weights, per_task[name]) for name in names}
+        return unflatten_dict(flat, sep="/")
+
+    return losses, grams(per_task, one_pass.select(params, groups)), weighted
+
+
 def _with_per_task(loss_fn: one_pass.LossFn, params, rows: int, measured: Sequence[str]):
     if not measured:
         (losses, _), grads = one_pass.gradient(loss_fn, params)
@@ -108,11 +141,16 @@ def _cut(
     return jnp.moveaxis(value.reshape(tasks, examples // microbatches, microbatches, *rest), 2, 0)
 
 
-def grams(
-    per_task: PerTaskGradients, groups: Mapping[str, tuple[str, ...]]
-) -> dict[str, Float[Array, "row row"]]:
+def grams(per_task: PerTaskGradients, groups: Mapping[str, tuple[str, ...]]) -> Grams:
     """The Gram matrix of each group of parameters' names from their per-task gradients."""
     return {
         group: sum(conflict_metrics.gram_matrix(per_task[name]) for name in names)
         for group, names in groups.items()
     }
+
+
+def mixed(
+    weights: Float[Array, " row"], rows: Float[Array, "row *shape"]
+) -> Float[Array, "*shape"]:
+    """The rows' sum by weights, added one by one: a TPU's product would round them to bfloat16."""
+    return functools.reduce(jnp.add, (weights[i] * rows[i] for i in range(len(rows))))

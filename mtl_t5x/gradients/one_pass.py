@@ -109,6 +109,41 @@ def gradient_and_grams(
     return losses, grads, grams
 
 
+def grams_then_gradient(
+    loss_fn: LossFn, params: Params, rows: int, groups: Mapping[str, str], shared: str
+) -> tuple[Losses, dict[str, Float[Array, "row row"]], Callable[[Float[Array, " task"]], Params]]:
+    """((losses, aux), exact Gram matrix of each group, weights -> gradient).
+
+    The weights [task] multiply the tasks' gradients of the parameters that `shared` matches; the
+    others are each one task's own. One forward pass, and two backward: 5/3 of a plain step.
+
+    Args:
+      loss_fn, params, groups: as for `gradient_and_grams`.
+      rows: of the matrices: K, or a multiple, of parts of each task's examples.
+      shared: a regular expression of names.
+    """
+    selected = select(params, groups)
+    (names_of_shared,) = select(params, {"shared": shared}).values()
+    names = {name for group in selected.values() for name in group}
+    zeros = {name: jnp.zeros((rows, rows)) for name in sorted(names)}
+
+    def losses_of(params, zeros):
+        return loss_fn(params, unflatten_dict(zeros, sep="/"))
+
+    _check_used(lambda given: loss_fn(params, unflatten_dict(given, sep="/"))[0], zeros)
+    losses, pull_back, aux = jax.vjp(losses_of, params, zeros, has_aux=True)
+    unweighted, by_name = pull_back(jnp.ones_like(losses))
+    grams = {group: sum(by_name[name] for name in names) for group, names in selected.items()}
+
+    def gradient_for(weights: Float[Array, " task"]) -> Params:
+        weighted, _ = pull_back(weights.astype(losses.dtype))
+        flat = flatten_dict(unweighted, sep="/")
+        flat |= {name: flatten_dict(weighted, sep="/")[name] for name in names_of_shared}
+        return unflatten_dict(flat, sep="/")
+
+    return (losses, aux), grams, gradient_for
+
+
 def per_task_gradients(
     loss_fn: LossFn, params: Params, rows: int, pattern: str
 ) -> tuple[Losses, Params, dict[str, Float[Array, "row *shape"]]]:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,7 @@ from mtl_t5x.parallel import sharding
 from mtl_t5x.parallel.sharding import DATA, EXAMPLES, MODEL, SLICES, TASK
 
 Specs = Mapping[str, PartitionSpec]
+Grams = dict[str, Float[Array, "row row"]]
 
 
 def gradient_and_grams(
@@ -47,7 +48,7 @@ def gradient_and_grams(
     groups: Mapping[str, str],
     microbatches: int = 1,
     parts: int = 1,
-) -> tuple[Float[Array, " task"], one_pass.Params, dict[str, Float[Array, "row row"]]]:
+) -> tuple[Float[Array, " task"], one_pass.Params, Grams]:
     """(losses, slices of their sum's gradient, exact Gram matrix of each group), within jit.
 
     Args:
@@ -61,13 +62,67 @@ def gradient_and_grams(
     Raises:
       ValueError: a group holds parameters of which every task has its own.
     """
-    gathered, scattered = (_by_name(params, s) for s in (layout.gathered, layout.scattered))
     selected = one_pass.select(params, groups)
     measured = tuple(sorted(set().union(*selected.values())))
+    losses, grads = _of_devices(
+        loss_fn, weigh, params, batch, key,
+        layout=layout, measured=measured, microbatches=microbatches, parts=parts,
+    )  # fmt: skip
+    summed, _, grams = _exchanged(grads, params, layout, measured, selected, keep=False)
+    return losses, unflatten_dict(summed, sep="/"), grams
+
+
+def keeping_gradients(
+    loss_fn: accumulation.LossFn,
+    weigh: accumulation.Weigh,
+    params: one_pass.Params,
+    batch: accumulation.Batch,
+    key: Array,
+    *,
+    layout: sharding.Layout,
+    kept: str,
+    groups: Mapping[str, str],
+    microbatches: int = 1,
+    parts: int = 1,
+) -> tuple[Float[Array, " task"], Grams, Callable[[Float[Array, " row"]], one_pass.Params]]:
+    """(losses, exact Gram matrix of each group, weights of the rows -> slices of the gradient).
+
+    Every device keeps its slice of all tasks' gradients of the parameters that the expression
+    `kept` matches: K / devices times their memory. The other arguments are as above.
+    """
+    (names,) = one_pass.select(params, {"kept": kept}).values()
+    losses, grads = _of_devices(
+        loss_fn, weigh, params, batch, key,
+        layout=layout, measured=names, microbatches=microbatches, parts=parts,
+    )  # fmt: skip
+    selected = one_pass.select(params, groups)
+    summed, slices, grams = _exchanged(grads, params, layout, names, selected, keep=True)
+
+    def weighted(weights: Float[Array, " row"]) -> one_pass.Params:
+        mixed = {name: accumulation.mixed(weights, rows) for name, rows in slices.items()}
+        return unflatten_dict(summed | mixed, sep="/")
+
+    return losses, grams, weighted
+
+
+def _of_devices(
+    loss_fn: accumulation.LossFn,
+    weigh: accumulation.Weigh,
+    params: one_pass.Params,
+    batch: accumulation.Batch,
+    key: Array,
+    *,
+    layout: sharding.Layout,
+    measured: Sequence[str],
+    microbatches: int,
+    parts: int,
+) -> tuple[Float[Array, " task"], dict[str, Array]]:
+    """Losses, and by name what each device has before anything is exchanged: gradients that have a
+    first axis, of the one sum, or where they are measured of the tasks."""
+    gathered = _by_name(params, layout.gathered)
     _check_shared(measured, gathered)
 
     def local(params, batch, key):
-        """Losses, and gradients that have a first axis: of the one sum, or of the tasks."""
         key = jax.random.fold_in(key, jax.lax.axis_index(EXAMPLES))
         losses, grads, per_task = accumulation.accumulate(
             loss_fn, weigh, params, batch, key, total=jax.lax.psum(weigh(batch), DATA),
@@ -77,7 +132,7 @@ def gradient_and_grams(
         return jax.lax.psum(losses, DATA), summed | per_task
 
     # Differentiating with check_vma would add the devices' gradients up by itself.
-    losses, grads = jax.shard_map(
+    return jax.shard_map(
         local,
         mesh=layout.mesh,
         axis_names={TASK, DATA},  # what is split over `model` is left to the compiler
@@ -86,16 +141,33 @@ def gradient_and_grams(
         check_vma=False,
     )(params, batch, key)
 
+
+def _exchanged(
+    grads: Mapping[str, Array],
+    params: one_pass.Params,
+    layout: sharding.Layout,
+    measured: Sequence[str],
+    groups: Mapping[str, tuple[str, ...]],
+    *,
+    keep: bool,
+) -> tuple[dict[str, Array], dict[str, Array], Grams]:
+    """By name slices of the gradient and, with `keep`, in their place of the measured gradients
+    [row, …]; the Gram matrix of each group."""
+    gathered, scattered = (_by_name(params, s) for s in (layout.gathered, layout.scattered))
+    kept = set(measured) if keep else set()
     reduce = functools.partial(
-        _reduce, gathered=gathered, scattered=scattered, measured=measured, groups=selected
+        _reduce, gathered=gathered, scattered=scattered, measured=measured, groups=groups, keep=keep
+    )
+    out_specs = (
+        {name: spec for name, spec in scattered.items() if name not in kept},
+        {name: PartitionSpec(None, *scattered[name]) for name in kept},
+        PartitionSpec(),
     )
     # By hand over all axes: the compiler would gather over `model` before every exchange.
     in_specs = ({name: _of_device(spec) for name, spec in gathered.items()},)
-    out_specs = (scattered, PartitionSpec())
-    summed, grams = jax.shard_map(
+    return jax.shard_map(
         reduce, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )(grads)
-    return losses, unflatten_dict(summed, sep="/"), grams
 
 
 @functools.partial(jax.jit, static_argnames="layout")
@@ -141,19 +213,28 @@ def _reduce(
     scattered: Specs,
     measured: Sequence[str],
     groups: Mapping[str, tuple[str, ...]],
-) -> tuple[dict[str, Array], dict[str, Float[Array, "row row"]]]:
-    """On each device: (its slice of the gradient, Gram matrix of each group)."""
-    summed, parts = {}, {}
+    keep: bool,
+) -> tuple[dict[str, Array], dict[str, Array], Grams]:
+    """On each device: its slice of the gradient, its slices of those that are kept, and the Gram
+    matrix of each group."""
+    summed, kept, parts = {}, {}, {}
     for name, grad in grads.items():
         where, slices = gathered[name], scattered[name]
         if name not in measured:
             summed[name] = _sum(grad[0], where, slices)
-        elif _cut_axis(where, slices) is None:
-            summed[name], parts[name] = _exchange_flat(grad, where)
+            continue
+        is_cut = _cut_axis(where, slices) is not None
+        if is_cut:
+            rows = _exchange(grad, where, slices)
+            parts[name] = _part_of_gram(rows, where)
         else:
-            summed[name], parts[name] = _exchange(grad, where, slices)
+            rows = _exchange_flat(grad)
+            parts[name] = _part_of_gram(rows, _FLAT)
+        # Added one by one, which a TPU's compiler fuses with the norm: a reduction stands alone.
+        result = rows if keep else functools.reduce(jnp.add, rows)
+        (kept if keep else summed)[name] = result if is_cut else _whole(result, grad.shape[1:])
     grams = {group: sum(parts[name] for name in names) for group, names in groups.items()}
-    return summed, jax.lax.psum(grams, (*EXAMPLES, MODEL)) if grams else {}
+    return summed, kept, jax.lax.psum(grams, (*EXAMPLES, MODEL)) if grams else {}
 
 
 def _tasks_only(gathered: Specs) -> Any:
@@ -189,32 +270,33 @@ def _sum(grad: Array, gathered: PartitionSpec, scattered: PartitionSpec) -> Arra
 
 def _exchange(
     per_task: Float[Array, "local_row *_"], gathered: PartitionSpec, scattered: PartitionSpec
-) -> tuple[Array, Float[Array, "row row"]]:
-    """(slice of the summed losses' gradient, this device's part of the Gram matrix)."""
+) -> Float[Array, "row *_"]:
+    """This device's slice of every task's gradient."""
     tasks, cut = jax.lax.axis_size(TASK), 1 + _cut_axis(gathered, scattered)
     per_task = jax.lax.psum_scatter(per_task, DATA, scatter_dimension=cut, tiled=True)
     # Along a first axis of its own the exchange moves whole blocks: [to, local_row, …].
     shape = per_task.shape
     parts = per_task.reshape(*shape[:cut], tasks, shape[cut] // tasks, *shape[cut + 1 :])
     slices = jax.lax.all_to_all(jnp.moveaxis(parts, cut, 0), TASK, 0, 0, tiled=True)
-    slices = slices.reshape(tasks * shape[0], *slices.shape[2:])
-    # Added one by one, which a TPU's compiler fuses with the norm: a reduction stands alone.
-    return functools.reduce(jnp.add, slices), _part_of_gram(slices, gathered)
+    return slices.reshape(tasks * shape[0], *slices.shape[2:])
 
 
-def _exchange_flat(
-    per_task: Float[Array, "local_row *_"], gathered: PartitionSpec
-) -> tuple[Array, Float[Array, "row row"]]:
-    """(gradient of the summed losses, this device's part of the Gram matrix) of a weight that has
-    no axis to be cut along: small ones, as the relative positions' bias."""
-    tasks, *shape = per_task.shape
-    flat = per_task.reshape(tasks, -1)
+_FLAT = PartitionSpec(None)
+
+
+def _exchange_flat(per_task: Float[Array, "local_row *_"]) -> Float[Array, "row part"]:
+    """As `_exchange`, of a weight that has no axis to be cut along: small ones, as the relative
+    positions' bias. It is cut as a vector."""
+    flat = per_task.reshape(len(per_task), -1)
     parts = jax.lax.axis_size(EXAMPLES)
     flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % parts)))
-    spec = PartitionSpec(None), PartitionSpec(SLICES)
-    summed, gram = _exchange(flat, *spec)
-    summed = jax.lax.all_gather(summed, SLICES, tiled=True)
-    return summed[: math.prod(shape)].reshape(shape), gram
+    return _exchange(flat, _FLAT, PartitionSpec(SLICES))
+
+
+def _whole(part: Float[Array, "*row part"], shape: tuple[int, ...]) -> Array:
+    """What `_exchange_flat` cut, put together again."""
+    flat = jax.lax.all_gather(part, SLICES, axis=part.ndim - 1, tiled=True)
+    return flat[..., : math.prod(shape)].reshape(*part.shape[:-1], *shape)
 
 
 def _part_of_gram(slices, gathered):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from mtl_t5x.gradients import accumulation, one_pass, over_mesh
@@ -65,35 +64,45 @@ def gradient_and_grams(
     )  # fmt: skip
 
 
-def keeping_gradients(
+def grams_then_gradient(
     loss_fn: accumulation.LossFn,
     weigh: accumulation.Weigh,
     params: one_pass.Params,
     batch: accumulation.Batch,
     key: Array,
     *,
-    kept: str,
+    shared: str,
     groups: Mapping[str, str],
+    keep: bool,
+    layout: sharding.Layout | None = None,
     microbatches: int = 1,
     parts: int = 1,
 ) -> tuple[Float[Array, " task"], Grams, Callable[[Float[Array, " task"]], one_pass.Params]]:
-    """(losses, Gram matrix of each group, weights -> gradient), on one device.
+    """(losses, Gram matrix of each group, weights -> gradient).
 
     The gradient is that of the losses' sum, where the tasks' gradients of the parameters that the
-    expression `kept` matches are multiplied by the weights. These are kept, K times their memory.
-    The other arguments are those of `gradient_and_grams`.
+    expression `shared` matches are multiplied by the weights. With `keep` these are kept, K times
+    their memory, over several devices K / devices times; else a second backward pass makes it,
+    which is for one device and one microbatch. The other arguments are those of
+    `gradient_and_grams`.
     """
-    (names,) = one_pass.select(params, {"kept": kept}).values()
-    losses, grads, per_task = accumulation.accumulate(
-        loss_fn, weigh, params, batch, key,
-        total=weigh(batch), measured=names, microbatches=microbatches, parts=parts,
-    )  # fmt: skip
+    if not keep:
 
-    def weighted(weights: Float[Array, " task"]) -> one_pass.Params:
-        of_rows = jnp.repeat(weights, parts)
-        flat = flatten_dict(grads, sep="/")
-        flat |= {name: jnp.tensordot(of_rows, per_task[name], 1) for name in names}
-        return unflatten_dict(flat, sep="/")
+        def at_once(params, probes):
+            return loss_fn(params, probes, batch, key), None
 
-    selected = one_pass.select(params, groups)
-    return losses, accumulation.grams(per_task, selected), weighted
+        rows = batch["encoder_input_tokens"].shape[0] * parts
+        (losses, _), grams, weighted = one_pass.grams_then_gradient(
+            at_once, params, rows, groups, shared
+        )
+        return losses, grams, weighted
+    options = {"groups": groups, "microbatches": microbatches, "parts": parts}
+    if layout is not None:
+        losses, grams, weighted = over_mesh.keeping_gradients(
+            loss_fn, weigh, params, batch, key, layout=layout, kept=shared, **options
+        )
+    else:
+        losses, grams, weighted = accumulation.keeping_gradients(
+            loss_fn, weigh, params, batch, key, kept=shared, **options
+        )
+    return losses, grams, lambda weights: weighted(jnp.repeat(weights, parts))

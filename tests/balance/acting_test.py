@@ -26,11 +26,11 @@ def gradients_of(rows=GRADIENTS):
         scaled = rows if weights is None else weights[:, None] * rows
         return LOSSES, scaled.sum(axis=0), {group: scaled @ scaled.T for group in groups}
 
-    def kept(groups):
-        asked.append(("kept", dict(groups)))
+    def measured(groups):
+        asked.append(("measured", dict(groups)))
         return LOSSES, {group: rows @ rows.T for group in groups}, lambda w: w @ rows
 
-    return acting.Gradients(weighted, kept), asked
+    return acting.Gradients(weighted, measured), asked
 
 
 def act(chosen, remembered=None, task_weights=None, groups=GROUPS):
@@ -73,18 +73,15 @@ def test_a_task_of_weight_0_has_no_figures():
     np.testing.assert_allclose(acted.metrics["norm"], acted.metrics["sum_norm"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("keep", [False, True], ids=["two passes", "kept"])
-def test_exact(keep):
+def test_exact():
     """This step's gradients are weighted by this step's weights."""
-    chosen = balance.Balance(balance.MGDA(), applied="exact", keep_gradients=keep)
+    chosen = balance.Balance(balance.MGDA(), applied="exact")
     acted, asked = act(chosen)
     expected = balance.MGDA()((), Measured(LOSSES, GRAM, None, KEY))[0]
     np.testing.assert_allclose(acted.metrics["weights"], expected, rtol=1e-6)
     np.testing.assert_allclose(acted.gradient, expected @ GRADIENTS, rtol=1e-5)
     np.testing.assert_allclose(acted.grams["encoder"], GRAM, rtol=1e-6)
-    assert [weights if isinstance(weights, str) else weights is None for weights, _ in asked] == (
-        ["kept"] if keep else [True, False]
-    )
+    assert asked == [("measured", {**GROUPS, acting.GROUP: chosen.parameters})]
 
 
 def test_lagged():
@@ -125,7 +122,7 @@ def test_halves_of_the_tasks():
 
     chosen = balance.Balance(balance.MoDo(learning_rate=0.1))
     remembered = {"weights": jnp.array([1.0, 2.0, 0.5]), "method": jnp.full(3, 1 / 3)}
-    gradients = acting.Gradients(weighted, functools.partial(pytest.fail, "not kept"))
+    gradients = acting.Gradients(weighted, functools.partial(pytest.fail, "not exact"))
     acted = jax.jit(lambda it: acting.act(chosen, it, None, gradients, {}, KEY))(remembered)
     given = Measured(LOSSES, GRAM, None, KEY)._replace(halves=halves @ halves.T)
     expected = chosen.method(remembered["method"], given)[0]

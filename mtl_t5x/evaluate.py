@@ -275,7 +275,10 @@ class _Evaluator(seqio.Evaluator):
     def __init__(self, stored: building.Examples, *args: Any, **options: Any):
         super().__init__(*args, **options)
         (task,) = self.eval_tasks
-        self._in_memory = {task.name: [jax.tree.map(tf.constant, example) for example in stored]}
+        in_memory = [
+            {name: tf.constant(value) for name, value in example.items()} for example in stored
+        ]
+        self._in_memory = {task.name: in_memory}
 
     @property
     def cached_task_datasets(self) -> Mapping[str, list[dict[str, tf.Tensor]]]:

@@ -90,6 +90,7 @@ def assert_figures(figures, means, small_squares, tolerance):
     np.testing.assert_allclose(figures["cosine"], units @ units.T, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_every_group_against_separate_gradients(params, gradients):
     result = at(params)
     groups = SETTINGS.names(MODEL, params)

@@ -85,8 +85,9 @@ def run(command: str, folder: pathlib.Path) -> subprocess.CompletedProcess:
 
 
 def marked(command: str):
-    """Whole runs and studies are `slow`, and what compiles without one."""
+    """Whole runs and studies are `slow`, what compiles without one, and what lists tasks."""
     parts = (
+        "mtl_t5x.tasks ",
         "/tmp/glue",
         "/tmp/reviews",
         "local_cpu",
@@ -119,6 +120,7 @@ def test_command(command, folder):
         assert '"reviews"' in (folder / "tmp/reviews/results.json").read_text()
 
 
+@pytest.mark.slow
 def test_prompts_of_ones_own(folder):
     code = (
         "import my_prompts, seqio; from mtl_t5x.tasks.glue import glue; glue.register();"

@@ -268,6 +268,7 @@ def command(*arguments, **settings):
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+@pytest.mark.slow
 def test_the_command_runs_a_study_and_its_exit_code_tells_of_failures(tmp_path):
     overrides = ["--config.tasks=('cola', 'rte')", "--config.train_steps=3"]
     done = command(f"--workdir={tmp_path / 'a'}", *overrides)

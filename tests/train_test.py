@@ -118,6 +118,7 @@ def a_config() -> t5.T5Config:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_started_again_ends_bit_equal(folder, tmp_path):
     """Once with saves that are waited for, each whole before the next step, once without."""
 
@@ -289,6 +290,7 @@ def test_evaluations_that_a_kill_cost_are_made_up(folder, tmp_path, monkeypatch,
         assert f"step {step_without} was due to be evaluated" in caplog.text
 
 
+@pytest.mark.slow
 def test_fewer_steps_than_the_checkpoint_has(folder, tmp_path, caplog):
     """What is evaluated is that checkpoint, under its own step."""
     a_copy(folder, tmp_path, "checkpoint_12")

@@ -189,6 +189,7 @@ def test_conflict_of_different_tasks_lies_below_the_shuffled_band():
     assert observed < estimates.null(halves).shuffled[0]
 
 
+@pytest.mark.slow
 def test_sketch_error_is_the_spread_over_seeds():
     rows = np.random.default_rng(0).normal(size=(3, 2000)) + np.array([[0.5], [0.5], [0.0]])
     true = rows @ rows.T

@@ -27,6 +27,7 @@ def test_order_and_padding():
         assert not grouped[name][1].any() and not grouped[name][2, 3:].any()
 
 
+@pytest.mark.slow
 def test_gram_matrix_is_that_of_each_tasks_own_examples():
     model, params = architectures.TextToText(random_t5.CONFIG), random_t5.params()
     batch = flat_batch()

@@ -78,9 +78,17 @@ MINI = [
     *(f"glue_{name}.default.semantic" for name in glue.TASKS),
     *(f"decanlp_{name}.default.semantic" for name in decanlp.TASKS),
 ]
+# A class, a number, two texts and a span, a dialogue.
+FAST = {"glue_rte", "glue_stsb", "decanlp_squad", "decanlp_woz"}
 
 
-@pytest.mark.parametrize("name", MINI)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name.partition(".")[0] in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in MINI
+    ],
+)
 def test_an_entry_is_what_seqio_gives(name, cache):
     (task,) = lookup.find_tasks(name)
     split = "validation" if "validation" in task.splits else "test"

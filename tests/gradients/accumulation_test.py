@@ -27,7 +27,11 @@ def take(microbatches, groups):
     )
 
 
-@pytest.mark.parametrize("groups", [(), GROUPS], ids=["plain", "measuring"])
+@pytest.mark.parametrize(
+    "groups",
+    [pytest.param((), marks=pytest.mark.slow), GROUPS],
+    ids=["plain", "measuring"],
+)
 def test_a_task_without_examples_has_loss_and_gradient_zero(groups):
     whole, expected = take(1, groups)
     state, metrics = take(4, groups)

@@ -80,6 +80,7 @@ def test_odd_batches_and_pieces_have_no_halves(batch):
         take(batch, True, microbatches=4)
 
 
+@pytest.mark.slow
 def test_microbatches_have_the_same_halves(batch, measured):
     _, metrics = take(batch, True, microbatches=2)
     for group, numbers in measured[1]["conflict"].items():

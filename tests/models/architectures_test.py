@@ -83,7 +83,9 @@ def init(model, seed: int = 0):
     "remat", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "remat"]
 )
 @pytest.mark.parametrize(
-    "model", [*models(), OWN], ids=["TextToText", "TextToTextID", "Canonical", "own embeddings"]
+    "model",
+    [*models(), pytest.param(OWN, marks=pytest.mark.slow)],
+    ids=["TextToText", "TextToTextID", "Canonical", "own embeddings"],
 )
 def test_task_gradients_are_those_of_separate_passes(model, remat):
     """By leaf and by group; the separate passes are without rematerialisation."""
@@ -168,6 +170,7 @@ def test_one_checkpoint_gives_every_architecture_one_encoder():
             np.testing.assert_array_equal(ours, np.broadcast_to(whole, (copies, *whole.shape)))
 
 
+@pytest.mark.slow
 def test_own_embeddings():
     """They start as the encoder's, belong to one task each, and decoding takes them."""
     start = init(architectures.TextToText(CONFIG), seed=7)

@@ -93,6 +93,7 @@ def test_two_studies_are_compared_on_the_same_examples(workdir):
     assert names == ["simulated/text_to_text", "other/text_to_text"]
 
 
+@pytest.mark.slow
 def test_the_command_takes_runs_and_another_study(tmp_path):
     run = run_folder(tmp_path / "runs" / "a", ["rte"])
     record = {"name": "s", "config": {}, "runs": []}

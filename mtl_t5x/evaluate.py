@@ -332,7 +332,7 @@ def evaluate_run(
     model_dir: str,
     experiment: Experiment,
     evaluation: Evaluation,
-    limits: watchdog.Limits | None = None,
+    limits: watchdog.Limits = watchdog.DEFAULT,
 ) -> dict[str, Any]:
     """Evaluates a run's newest checkpoint on dev and test, beside what the run itself has written.
 
@@ -345,7 +345,6 @@ def evaluate_run(
       experiment, evaluation: see there.
       limits: how long each stage may take before the process ends, with a stack dump.
     """
-    limits = limits or watchdog.Limits()
     with limits.stage("start"):
         check(experiment, evaluation)
     with limits.stage("restore"):

@@ -136,7 +136,7 @@ def measure(
     random_seed: int,
     settings: Settings,
     update_directions: bool = False,
-    limits: watchdog.Limits | None = None,
+    limits: watchdog.Limits = watchdog.DEFAULT,
 ) -> dict[str, Any]:
     """Measures at the newest checkpoint of a run's folder, prints a table, writes `conflict.json`.
 
@@ -157,7 +157,6 @@ def measure(
     """
     if update_directions and settings.sketch_width is not None:
         raise ValueError("update directions can't be sketched: set Settings.sketch_width = None")
-    limits = limits or watchdog.Limits()
     with limits.stage("restore"):
         layout = experiment.layout(settings.microbatch_size, "measure.Settings.microbatch_size")
         shapes = experiment.state_shapes(layout)

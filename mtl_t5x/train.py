@@ -33,8 +33,6 @@ from mtl_t5x.storage import checkpoints, results
 
 logger = logging.getLogger(__name__)
 
-LIMITS = watchdog.Limits()
-
 
 def train(
     *,
@@ -48,7 +46,7 @@ def train(
     conflict: measure.InTraining,
     initial_checkpoint_path: str | None = None,
     log_examples: bool = False,
-    limits: watchdog.Limits = LIMITS,
+    limits: watchdog.Limits = watchdog.DEFAULT,
 ) -> dict[str, Any]:
     """Trains on every task at once, measures their conflict, evaluates, and leaves a run folder.
 

@@ -307,13 +307,13 @@ def _bindings(
         "EVALUATED_AS": evaluated_as,
     }
     values |= {name: value for name, value in optional.items() if value} | macros
-    return tuple(f"{name}={_gin_value(value)}" for name, value in values.items())
+    return tuple(f"{name}={gin_value(value)}" for name, value in values.items())
 
 
-def _gin_value(value: Any) -> str:
+def gin_value(value: Any) -> str:
     """A value as gin reads it: Python literals, and strings that begin with @ or % as they are."""
     if isinstance(value, str):
         return value if value.startswith(("@", "%")) else json.dumps(value)
     if isinstance(value, list):
-        return f"[{', '.join(map(_gin_value, value))}]"
+        return f"[{', '.join(map(gin_value, value))}]"
     return repr(value)

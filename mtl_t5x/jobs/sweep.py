@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 from scipy.stats import qmc
 
-from mtl_t5x.jobs.grid import Run, grid
+from mtl_t5x.jobs.grid import Run, gin_value, grid
 
 UNIT = "unit"
 # Settings of how any method is applied; a method's other settings are its own.
@@ -64,7 +64,7 @@ def sweep(
 
 
 def _weighted(run: Run, point: Weighting, kind: str, name: str) -> Run:
-    bindings = tuple(f"{key}={_gin_value(value)}" for key, value in point.bindings.items())
+    bindings = tuple(f"{key}={gin_value(value)}" for key, value in point.bindings.items())
     return dataclasses.replace(
         run,
         name=name,
@@ -72,11 +72,6 @@ def _weighted(run: Run, point: Weighting, kind: str, name: str) -> Run:
         gin_bindings=(*run.gin_bindings, *bindings),
         weighting=point.name,
     )
-
-
-def _gin_value(value: Any) -> str:
-    """Strings that begin with @ are gin's own."""
-    return value if isinstance(value, str) and value.startswith("@") else repr(value)
 
 
 def weightings(config: ml_collections.ConfigDict) -> tuple[Weighting, ...]:

@@ -92,6 +92,9 @@ class Limits:
             _running = None
 
 
+DEFAULT = Limits()
+
+
 @functools.cache
 def _start_looking() -> None:
     faulthandler.register(signal.SIGALRM, file=sys.__stderr__, all_threads=True, chain=True)

@@ -55,10 +55,10 @@ def test_runs():
     assert exact.gin_bindings[-3:] == (
         "BALANCE=@balance.CAGrad()",
         "balance.CAGrad.c=0.4",
-        "balance.Balance.applied='exact'",
+        'balance.Balance.applied="exact"',
     )
     mixed = by_name["text_to_text.default.semantic.temperature_2.seed0"]
-    assert mixed.gin_bindings[-2:] == ("RATES='examples'", "rates.Rates.temperature=2.0")
+    assert mixed.gin_bindings[-2:] == ('RATES="examples"', "rates.Rates.temperature=2.0")
     alone = [run for run in runs if run.kind == "single_task"]
     assert len(alone) == 6 and all("TASK_WEIGHTS" not in " ".join(r.gin_bindings) for r in alone)
     assert "weighting" not in alone[0].record() and unit.record()["weighting"] == "unit"

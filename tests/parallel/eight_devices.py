@@ -232,6 +232,37 @@ def weights() -> dict[str, list]:
     return found
 
 
+def exact_updates() -> dict[str, dict[str, float]]:
+    """The largest difference of any parameter after an exact step from one device's, whose second
+    backward pass makes it, by the mesh that keeps the tasks' gradients and by the one that doesn't;
+    of decoders of each task's own, and of heads."""
+    meshes = {"data 8": sharding.Mesh(), "fsdp 4 x 2": sharding.Mesh(4, 2, fsdp=True)}
+    exact = balance.Balance(balance.UPGrad(), applied="exact")
+    kept = dataclasses.replace(exact, keep_gradients=True)
+    found = {}
+    for kind in ("id", "canonical"):
+        model, tasks, _ = MODELS[kind]
+        runs = {"one device": (None, exact), "one device, kept": (None, kept)}
+        runs |= {f"{name}, kept": (mesh, kept) for name, mesh in meshes.items()}
+        runs["data 8"] = (meshes["data 8"], exact)
+        after = {}
+        for name, (mesh, chosen) in runs.items():
+            state, batch, layout = on_mesh(
+                model, a_batch(tasks), mesh, optimizer=SGD, chosen=chosen
+            )
+            state, _ = step.train_step(state, batch, KEY, layout=layout, balance=chosen)
+            after[name] = jax.device_get(state.params)
+        one = after.pop("one device")
+        found[kind] = {
+            name: max(
+                float(np.max(np.abs(a - b)))
+                for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(one))
+            )
+            for name, params in after.items()
+        }
+    return found
+
+
 def decoded() -> dict[str, float]:
     """Greedy decoding by eight devices against one: the same tokens, and a device's share."""
     state, _, layout = on_mesh(TEXT, a_batch(8), sharding.Mesh())
@@ -272,6 +303,7 @@ def main(folder: pathlib.Path, wide: bool) -> None:
         facts["points"] = fixed_points()
         facts["halves"] = halves()
         facts["weights"] = weights()
+        facts["exact updates"] = exact_updates()
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

@@ -117,6 +117,13 @@ def test_tasks_are_weighted_alike(wide):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["id", "canonical"])
+def test_an_exact_step_is_one_devices(wide, kind):
+    found = facts(wide)["exact updates"][kind]
+    assert len(found) == 4 and max(found.values()) < 1e-5, found
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["exact", "sketched"])
 @pytest.mark.parametrize("mesh", ["fsdp 8", "4 x 2"])
 def test_a_fixed_point_is_measured_alike(wide, mesh, kind):

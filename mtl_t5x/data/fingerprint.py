@@ -12,9 +12,11 @@ import dis
 import enum
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import inspect
 import logging
+import os
 import pathlib
 import re
 import sys
@@ -30,7 +32,6 @@ import tensorflow_text as tf_text
 from etils import epath
 
 PACKAGE = __name__.split(".")[0]
-LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
 PLAIN = (type(None), bool, int, float, complex, str, bytes, tf.DType, pathlib.PurePath)
 # A larger or remote file is told by its size and time of change: reading it takes too long.
 READ_BYTES = 2**28
@@ -224,7 +225,18 @@ def _is_library(name: str) -> bool:
     path = getattr(module, "__file__", None)
     if path is None:
         return name != "__main__"
-    return path.startswith(LIBRARIES)
+    return path.startswith(_library_folders())
+
+
+@functools.cache
+def _library_folders() -> tuple[str, ...]:
+    """Where Python's modules are, and those that were installed, by `pip install --target` too: an
+    installer leaves its name there, but not where somebody's own code is installed as editable."""
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
+    for distribution in importlib.metadata.distributions():
+        if distribution.read_text("INSTALLER") is not None:
+            folders.add(os.path.realpath(distribution.locate_file("")))
+    return tuple(f"{folder}{os.sep}" for folder in sorted(folders))
 
 
 def _names(code: types.CodeType) -> Iterable[str]:
@@ -256,7 +268,7 @@ def _imported_within(code: types.CodeType) -> dict[str, types.ModuleType]:
 
 
 def _is_library_file(path: str | None) -> bool:
-    return path is None or (path.startswith(LIBRARIES) and f"/{PACKAGE}/" not in path)
+    return path is None or (path.startswith(_library_folders()) and f"/{PACKAGE}/" not in path)
 
 
 def _referred(module: types.ModuleType) -> set[str]:

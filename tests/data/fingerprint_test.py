@@ -197,3 +197,22 @@ def test_what_cannot_be_told_raises():
     )
     with pytest.raises(fingerprint.UntellableError):
         of(lambda dataset: dataset.map(table.lookup))
+
+
+def test_what_is_installed_anywhere_is_a_library(tmp_path, monkeypatch):
+    """As by pip's --target; its version stands for its code. A module beside it would be told."""
+    for name, installed in (("elsewhere", True), ("own", False)):
+        folder = tmp_path / name
+        (folder / f"{name}-1.0.dist-info").mkdir(parents=True)
+        (folder / f"{name}-1.0.dist-info/METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
+        if installed:
+            (folder / f"{name}-1.0.dist-info/INSTALLER").write_text("pip\n")
+        (folder / f"{name}_module.py").write_text("")
+        monkeypatch.syspath_prepend(folder)
+        importlib.import_module(f"{name}_module")
+    fingerprint._library_folders.cache_clear()
+    try:
+        assert fingerprint._is_library("elsewhere_module")
+        assert not fingerprint._is_library("own_module")
+    finally:
+        fingerprint._library_folders.cache_clear()

@@ -84,18 +84,20 @@ class Experiment:
         )
 
     @property
-    def ids(self) -> int:
-        """Of the largest vocabulary that a task's texts are in."""
+    def vocabulary(self) -> seqio.Vocabulary:
+        """The largest that a task's texts are in; tasks of one model usually share one."""
         features = (of for task in self.tasks for of in task.output_features.values())
-        return max(of.vocabulary.vocab_size for of in features)
+        return max((of.vocabulary for of in features), key=lambda found: found.vocab_size)
 
     def _check_vocabulary(self) -> checks.Fault:
         """Whether the embedding has a row for each id."""
         config = getattr(self.model, "config", None)
-        if not isinstance(config, t5.T5Config) or self.ids <= config.vocab_size:
+        if not isinstance(config, t5.T5Config):
+            return None
+        if (ids := self.vocabulary.vocab_size) <= config.vocab_size:
             return None
         return (
-            f"VOCABULARY_PATH: the tasks' vocabulary has {self.ids} ids, and the embedding only "
+            f"VOCABULARY_PATH: the tasks' vocabulary has {ids} ids, and the embedding only "
             f"t5.T5Config.vocab_size = {config.vocab_size} rows: name the model's own vocabulary, "
             "or a gin/models file for this one"
         )

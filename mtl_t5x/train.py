@@ -269,7 +269,7 @@ def _check_settings(
     path = arguments["initial_checkpoint_path"]
     if path is not None and not checkpoints.is_there(arguments["model_dir"]):
         config = getattr(experiment.model, "config", None)
-        pretrained.check(path, config, experiment.ids)
+        pretrained.check(path, config, experiment.vocabulary.vocab_size)
 
 
 def _count(experiment: Experiment, evaluation: Evaluation) -> dict[str, dict[str, int]]:

@@ -126,12 +126,12 @@ def write(folder: epath.Path, arrays: Mapping[str, np.ndarray | Lazy]) -> None:
     """Writes float32 tensors as transformers reads them: in shards, where they are large."""
     shards = list(_shards(arrays))
     if len(shards) == 1:
-        _save(folder / SINGLE, {name: arrays[name] for name in shards[0]})
+        write_file(folder / SINGLE, {name: arrays[name] for name in shards[0]})
         return
     where = {}
     for i, names in enumerate(shards, start=1):
         file = f"model-{i:05}-of-{len(shards):05}.safetensors"
-        _save(folder / file, {name: arrays[name] for name in names})
+        write_file(folder / file, {name: arrays[name] for name in names})
         where |= dict.fromkeys(names, file)
     size = sum(4 * math.prod(array.shape) for array in arrays.values())
     index = {"metadata": {"total_size": size}, "weight_map": where}
@@ -150,6 +150,7 @@ def _shards(arrays: Mapping[str, np.ndarray | Lazy]) -> Iterator[list[str]]:
     yield names
 
 
-def _save(file: epath.Path, arrays: Mapping[str, np.ndarray | Lazy]) -> None:
+def write_file(file: epath.Path, arrays: Mapping[str, np.ndarray | Lazy]) -> None:
+    """Writes float32 tensors to one file."""
     whole = {name: np.ascontiguousarray(array, np.float32) for name, array in arrays.items()}
     file.write_bytes(safetensors.numpy.save(whole, metadata={"format": "pt"}))

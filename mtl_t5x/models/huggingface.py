@@ -244,19 +244,19 @@ def export_params(params: Params, config: t5.T5Config, directory: epath.Path) ->
     """
     tensors = {}
     for name, array in flatten_dict(params, sep="/").items():
-        theirs = _translate(name, _TO_HUGGINGFACE)
-        if theirs is None:
-            raise ValueError(
-                f"the parameter {name} has no place in a Hugging Face T5, which has one embedding "
-                "and one decoder"
-            )
+        theirs = name_of(name)
         shape, transposed = tuple(array.shape), _transposed(name)
         read = functools.partial(_as_stored, array, transposed)
         tensors[theirs] = tensor_files.Lazy(shape[::-1] if transposed else shape, read)
     tensor_files.write(directory, tensors)
-    whole = "decoder" in params
+    kind = "T5ForConditionalGeneration" if "decoder" in params else "T5EncoderModel"
+    write_config(config, directory, kind)
+
+
+def write_config(config: t5.T5Config, directory: epath.Path, kind: str) -> None:
+    """Writes config.json, for a class of transformers."""
     settings = {
-        "architectures": ["T5ForConditionalGeneration" if whole else "T5EncoderModel"],
+        "architectures": [kind],
         "model_type": "t5",
         "is_encoder_decoder": True,
         **{theirs: getattr(config, ours) for ours, (theirs, _) in _SIZES.items()},
@@ -267,6 +267,20 @@ def export_params(params: Params, config: t5.T5Config, directory: epath.Path) ->
     }
     text = json.dumps(settings, indent=2) + "\n"
     (directory / CONFIG).write_text(text, encoding="utf-8")
+
+
+def name_of(parameter: str) -> str:
+    """Hugging Face's name of a parameter.
+
+    Raises:
+      ValueError: a T5 of transformers has no place for it.
+    """
+    if (theirs := _translate(parameter, _TO_HUGGINGFACE)) is None:
+        raise ValueError(
+            f"the parameter {parameter} has no place in a Hugging Face T5, which has one embedding "
+            "and one decoder"
+        )
+    return theirs
 
 
 def _as_stored(array: Any, transposed: bool) -> np.ndarray:

@@ -6,7 +6,6 @@ relative bias is `[buckets, heads]`: both are transposed; norm scales and the em
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import re
 from collections.abc import Mapping
@@ -63,10 +62,8 @@ def check(path: epath.PathLike, config: t5.T5Config | None = None, ids: int | No
         )
 
 
-def network(
-    path: str, dtype: str = "float32", dropout_rate: float = 0.0, remat: bool = False
-) -> t5.T5Config:
-    """The T5 whose sizes a Hugging Face folder's config.json says; the rest is as in `t5.T5Config`.
+def size(path: str | None, name: str) -> int | bool | tuple[str, ...]:
+    """What a Hugging Face folder's config.json says of a setting of `t5.T5Config`.
 
     Raises:
       SettingsError: the path is none, or names something else.
@@ -79,8 +76,7 @@ def network(
             "config.json in it, so name a Hugging Face folder that has one (for a dry run too), or "
             "include a gin/models file that says the sizes"
         )
-    sizes = huggingface.read_config(folder)
-    return dataclasses.replace(sizes, dtype=dtype, dropout_rate=dropout_rate, remat=remat)
+    return getattr(huggingface.read_config(folder), name)
 
 
 def load_params(path: epath.PathLike) -> dict[str, Any]:

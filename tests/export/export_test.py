@@ -103,9 +103,7 @@ def test_what_can_not_be_exported(tmp_path):
     experiment, _ = a_run(tmp_path, own)
     with pytest.raises(SettingsError, match="TextToTextID.own_embeddings = True.*--layout=t5x can"):
         exported(tmp_path, experiment)
-    with pytest.raises(
-        SettingsError, match="--layout = 'torch': write one of 'huggingface', 't5x'"
-    ):
+    with pytest.raises(SettingsError, match="--layout = .torch.: write one of"):
         exported(tmp_path, experiment, "torch")
     experiment.model = architectures.TextToText(CONFIG)
     experiment.vocabulary = types.SimpleNamespace(vocab_size=3)

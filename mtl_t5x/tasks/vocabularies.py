@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 
 import seqio
@@ -31,13 +32,18 @@ def load(path: str = "mini") -> seqio.Vocabulary:
     if path == "bytes":
         return seqio.ByteVocabulary()
     if epath.Path(path).is_dir():
-        return load(_in_folder(epath.Path(path)))
+        return _in_folder(epath.Path(path))
     if not epath.Path(path).is_file():
         raise FileNotFoundError(
             f"VOCABULARY_PATH is {path!r}, but there is no such file. Write VOCABULARY_PATH = "
             "'mini' (shipped with the package), 'bytes' (UTF-8 bytes), or the path of a "
             "SentencePiece model or of a checkpoint's folder with a spiece.model."
         )
+    return _sentencepiece(path)
+
+
+def _sentencepiece(path: str, extra_ids: int | None = None) -> seqio.Vocabulary:
+    """With so many sentinels; None: T5's 100, unless the file itself has them."""
     plain = seqio.SentencePieceVocabulary(path, extra_ids=0)
     try:
         plain.encode("")
@@ -46,19 +52,20 @@ def load(path: str = "mini") -> seqio.Vocabulary:
             f"VOCABULARY_PATH = {path!r} is no SentencePiece model ({_first_line(error)}): name a "
             "file such as T5's spiece.model"
         ) from error
-    pieces = plain.tokenizer
-    if pieces.piece_to_id(_SENTINEL) != pieces.unk_id():
-        return plain
-    return seqio.SentencePieceVocabulary(path, extra_ids=100)
+    if extra_ids is None:
+        pieces = plain.tokenizer
+        extra_ids = 100 if pieces.piece_to_id(_SENTINEL) == pieces.unk_id() else 0
+    return seqio.SentencePieceVocabulary(path, extra_ids=extra_ids) if extra_ids else plain
 
 
-def _in_folder(folder: epath.Path) -> str:
-    """What `load` takes for a checkpoint's own vocabulary."""
+def _in_folder(folder: epath.Path) -> seqio.Vocabulary:
+    """A checkpoint's own."""
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if (folder / "spiece.model").is_file():
-        return str(folder / "spiece.model")
-    settings = folder / "tokenizer_config.json"
-    if settings.is_file() and "ByT5Tokenizer" in settings.read_text(encoding="utf-8"):
-        return "bytes"
+        return _sentencepiece(str(folder / "spiece.model"), settings.get("extra_ids"))
+    if settings.get("tokenizer_class") == "ByT5Tokenizer":
+        return load("bytes")
     raise FileNotFoundError(
         f"VOCABULARY_PATH is the folder {str(folder)!r}, which holds no spiece.model, and no "
         "tokenizer_config.json of ByT5: get the checkpoint's spiece.model, or name its file"

@@ -5,6 +5,7 @@ import json
 import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -28,7 +29,7 @@ NAMES = ("cola", "iwslt", "zre")
 def a_run(folder, model, vocabulary="mini"):
     """(what export takes of an experiment, its parameters), with a checkpoint in the folder."""
     batch = random_t5.batch(0)
-    batch[heads.FEATURE] = np.zeros((3, 4, 3), np.float32)
+    batch[heads.FEATURE] = jnp.zeros((3, 4, 3))
     params = random_t5.params_of(model, 0, batch)
     state = TrainState.create(apply_fn=None, params=params, tx=optax.sgd(0.1))
     with checkpoints.manager(str(folder)) as manager:

@@ -4,12 +4,14 @@ import json
 import pathlib
 import re
 
+import gin
 import pytest
 from etils import epath
 
 from mtl_t5x import main
 from mtl_t5x.export import tokenizer
 from mtl_t5x.models import huggingface, pretrained, t5
+from mtl_t5x.settings import bindings as settings
 from mtl_t5x.settings.checks import SettingsError
 from mtl_t5x.storage import checkpoints
 from mtl_t5x.tasks import vocabularies
@@ -89,3 +91,33 @@ def test_what_does_not_fit_is_told_before_anything_is_read(tmp_path, bindings, m
     with pytest.raises((SettingsError, FileNotFoundError), match=message):
         carry_out(command, tmp_path)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+# Parameters of the published checkpoints, by the file of gin/models.
+PUBLISHED = {
+    "t5_1_0_small": 60_506_624, "t5_1_0_base": 222_903_552, "t5_1_0_large": 737_668_096,
+    "t5_1_0_xl": 2_851_598_336, "t5_1_0_xxl": 11_307_321_344,
+    "t5_1_1_small": 76_961_152, "t5_1_1_base": 247_577_856, "t5_1_1_large": 783_150_080,
+    "t5_1_1_xl": 2_849_757_184, "t5_1_1_xxl": 11_135_332_352,
+    "mt5_small": 300_176_768, "mt5_base": 582_401_280, "mt5_large": 1_229_581_312,
+    "mt5_xl": 3_742_619_648, "mt5_xxl": 12_921_057_280,
+    "byt5_small": 299_637_760, "byt5_base": 581_653_248,
+    "byt5_large": 1.23e9, "byt5_xl": 3.74e9, "byt5_xxl": 12.9e9,  # as their paper rounds them
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_sizes_are_the_published_ones(name):
+    settings.read([f"gin/models/{name}.gin"], ["DROPOUT_RATE=0.0"], (str(ROOT),))
+    config = gin.get_configurable("t5.T5Config")()
+    embed, inner = config.emb_dim, config.num_heads * config.head_dim
+    tables = 1 if config.logits_via_embedding else 2
+    mlp = (2 + (config.mlp_activations == ("gelu", "linear"))) * embed * config.mlp_dim
+    encoder = config.num_encoder_layers * (4 * embed * inner + mlp + 2 * embed)
+    decoder = config.num_decoder_layers * (8 * embed * inner + mlp + 3 * embed)
+    ends = 2 * (embed + config.num_heads * config.relpos_buckets)
+    found, published = (
+        tables * config.vocab_size * embed + encoder + decoder + ends,
+        PUBLISHED[name],
+    )
+    assert found == pytest.approx(published, rel=0 if isinstance(published, int) else 4e-3, abs=0)

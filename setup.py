@@ -37,6 +37,7 @@ setup(
         "protobuf>=7.36.1",
         "rouge-score>=0.1.2",
         "sacrebleu>=2.4",
+        "safetensors>=0.5",
         "scikit-learn>=1.5",  # 1.3 can't be imported beside NumPy 2
         "scipy>=1.14",  # as JAX asks
         "sentencepiece>=0.2.3",  # 0.2.2 makes another file of the embedded vocabulary
@@ -63,6 +64,6 @@ setup(
         # The TPU's compiler, for --dry_run --topology: the version that jax's extra "tpu" names.
         # (pip below 23.3 doesn't find an extra whose name has an underscore.)
         "tpu-compiler": ["libtpu==0.0.41.*"],
-        "reference": ["safetensors", "torch==2.13.0", "torchjd", "transformers"],
+        "reference": ["torch==2.13.0", "torchjd", "transformers"],
     },
 )

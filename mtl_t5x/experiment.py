@@ -68,6 +68,7 @@ class Experiment:
             *features.check_names(self.tasks, self.task_feature_lengths),
             self._check_microbatches(),
             self._check_memory(),
+            self._check_vocabulary(),
         )
         found = tuple(map(heads.without_lost_spans, self.tasks))
         if found != tuple(self.tasks) and _answered_by_heads(self.model, self.tasks):
@@ -80,6 +81,25 @@ class Experiment:
         return (
             f"MICROBATCHES = {self.microbatches} doesn't divide BATCH_SIZE = {self.batch_size}: "
             "write a divisor of it"
+        )
+
+    @property
+    def vocabulary(self) -> seqio.Vocabulary:
+        """The largest that a task's texts are in; tasks of one model usually share one."""
+        features = (of for task in self.tasks for of in task.output_features.values())
+        return max((of.vocabulary for of in features), key=lambda found: found.vocab_size)
+
+    def _check_vocabulary(self) -> checks.Fault:
+        """Whether the embedding has a row for each id."""
+        config = getattr(self.model, "config", None)
+        if not isinstance(config, t5.T5Config):
+            return None
+        if (ids := self.vocabulary.vocab_size) <= config.vocab_size:
+            return None
+        return (
+            f"VOCABULARY_PATH: the tasks' vocabulary has {ids} ids, and the embedding only "
+            f"t5.T5Config.vocab_size = {config.vocab_size} rows: name the model's own vocabulary, "
+            "or a gin/models file for this one"
         )
 
     def _check_memory(self) -> checks.Fault:
@@ -236,9 +256,14 @@ class Experiment:
         """The state's shapes, types and places: nothing is computed."""
         return step.state_shapes(self.empty_batch, layout=layout, **self._of_state)
 
-    def init_state(self, key: Array, layout: sharding.Layout | None) -> TrainState:
-        """Fresh parameters and optimizer state."""
-        return step.init_state(key, self.empty_batch, layout=layout, **self._of_state)
+    def init_state(
+        self,
+        key: Array,
+        layout: sharding.Layout | None,
+        known: Mapping[str, Array] | None = None,
+    ) -> TrainState:
+        """Fresh parameters, but for those that are known already, and optimizer state."""
+        return step.init_state(key, self.empty_batch, layout=layout, known=known, **self._of_state)
 
     def batch_shapes(self, layout: sharding.Layout | None) -> dict[str, jax.ShapeDtypeStruct]:
         """A step's batch as shapes, types and places."""

@@ -32,6 +32,7 @@ RUN_MODES = {
     "train": "train.train",
     "eval": "evaluate.evaluate_run",
     "measure": "measure.measure",
+    "export": "export.export",
     "dry_run": "dry_run.dry_run",
 }
 
@@ -46,7 +47,8 @@ _RUN_MODE = flags.DEFINE_enum(
     "run_mode",
     "train",
     sorted(RUN_MODES),
-    "train; or, of the newest checkpoint, eval or measure (its conflict); or dry_run.",
+    "train; or, of the newest checkpoint, eval, measure (its conflict) or export (its model); or "
+    "dry_run.",
 )
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run",
@@ -61,6 +63,10 @@ _TOPOLOGY = flags.DEFINE_string(
 )
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "How many slices of --topology.")
 _DRY_RUN_JSON = flags.DEFINE_string("dry_run_json", None, "A file for --dry_run's numbers.")
+_OUTPUT = flags.DEFINE_string("output", None, "With export: the new folder for the model.")
+_LAYOUT = flags.DEFINE_string(
+    "layout", "huggingface", "With export: huggingface (as transformers reads it) or t5x."
+)
 _ALLOW_CHANGES = flags.DEFINE_bool(
     "allow_changes",
     False,
@@ -115,6 +121,9 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     elif not folder.is_dir():
         raise SettingsError(f"MODEL_DIR = {str(folder)!r}: there is no such folder; name a run's")
+    if run_mode == "export":  # leaves the run's folder as it is
+        carry_out(**arguments)
+        return
     name = "config.gin" if run_mode == "train" else f"config-{run_mode}.gin"
     with _alone_in(folder, run_mode):
         if run_mode == "train" and not allow_changes:
@@ -232,6 +241,8 @@ def _main(argv: Sequence[str]) -> None:
             "num_slices": _NUM_SLICES.value,
             "json_file": _DRY_RUN_JSON.value,
         }
+    if run_mode == "export":
+        arguments = {"output": _OUTPUT.value, "layout": _LAYOUT.value}
     try:
         _check_flags(argv, run_mode)
         distributed.start(_COORDINATOR_ADDRESS.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
@@ -257,7 +268,14 @@ def _check_flags(argv: Sequence[str], run_mode: str) -> None:
         f"what is {further[0]!r}? Every argument is a --flag=value" if further else None,
         None if _GIN_FILE.value else "give --gin_file=…; gin/examples holds ready ones",
         "--topology and --dry_run_json are for --dry_run" if only_dry else None,
+        _wrong_output(run_mode),
     )
+
+
+def _wrong_output(run_mode: str) -> checks.Fault:
+    if run_mode == "export":
+        return None if _OUTPUT.value else "give --output=DIR, a new folder for the model"
+    return "--output is for python -m mtl_t5x.export" if _OUTPUT.value else None
 
 
 def _stop(error: Exception) -> NoReturn:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.training.train_state import TrainState
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float
 
 from mtl_t5x.balance import acting, weighing
@@ -123,7 +124,11 @@ def _is_adam(node: Any) -> bool:
     return isinstance(node, optax.ScaleByAdamState)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "optimizer", "layout", "balance"))
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "optimizer", "layout", "balance"),
+    donate_argnames=("known",),
+)
 def init_state(
     key: Array,
     batch: Batch,
@@ -132,9 +137,16 @@ def init_state(
     optimizer: optax.GradientTransformation,
     layout: sharding.Layout | None = None,
     balance: Balance = SUM,
+    known: Mapping[str, Array] | None = None,
 ) -> State:
-    """Fresh parameters and optimizer state, placed by `layout`; `batch` gives the shapes."""
+    """Fresh parameters and optimizer state, placed by `layout`; `batch` gives the shapes.
+
+    Parameters in `known`, by name, aren't drawn: their buffers become the state's.
+    """
     state = nn.meta.unbox(_boxed_state(key, batch, model, optimizer, balance))
+    if known:
+        params = unflatten_dict({**flatten_dict(state.params, sep="/"), **known}, sep="/")
+        state = state.replace(params=params, opt_state=optimizer.init(params))
     return state if layout is None else layout.constrain(state)
 
 

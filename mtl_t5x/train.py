@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 from clu import parameter_overview
 from etils import epath
 from flax.training.train_state import TrainState
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array
 
 from mtl_t5x import evaluate, measure, step
@@ -63,7 +64,7 @@ def train(
         fixed points, which are logged always.
       saving: when checkpoints are written, and which stay.
       conflict: when the tasks' conflict is measured, and where.
-      initial_checkpoint_path: a checkpoint of ours, or a pretrained T5 1.1 of Hugging Face or T5X.
+      initial_checkpoint_path: a checkpoint of ours, or a pretrained T5 of Hugging Face or T5X.
       log_examples: writes `examples.jsonl`, which examples each step saw.
       limits: how long each stage may take before the process ends, with a stack dump.
 
@@ -89,7 +90,7 @@ def train(
     manager = checkpoints.manager(model_dir, saving)
     init_key, dropout_key = jax.random.split(jax.random.key(random_seed))
     with limits.stage("restore"):
-        state = _start(experiment.init_state(init_key, layout), manager, initial_checkpoint_path)
+        state = _start(experiment, init_key, layout, manager, initial_checkpoint_path)
         state = state if layout is None else jax.device_put(state, layout.shardings(state))
     _describe(model_dir, state.params)
     start, plan = int(state.step), experiment.plan(layout)
@@ -265,7 +266,8 @@ def _check_settings(
         conflict.fixed_point.names(experiment.model, params)
     path = arguments["initial_checkpoint_path"]
     if path is not None and not checkpoints.is_there(arguments["model_dir"]):
-        pretrained.check(path)
+        config = getattr(experiment.model, "config", None)
+        pretrained.check(path, config, experiment.vocabulary.vocab_size)
 
 
 def _count(experiment: Experiment, evaluation: Evaluation) -> dict[str, dict[str, int]]:
@@ -290,17 +292,27 @@ def _count(experiment: Experiment, evaluation: Evaluation) -> dict[str, dict[str
 
 
 def _start(
-    state: TrainState, manager: ocp.CheckpointManager, initial_checkpoint_path: str | None
+    experiment: Experiment,
+    key: Array,
+    layout: sharding.Layout | None,
+    manager: ocp.CheckpointManager,
+    initial_checkpoint_path: str | None,
 ) -> TrainState:
-    """The run folder's newest state, else the initial checkpoint's parameters, else fresh ones."""
-    restored = checkpoints.restore_latest(manager, state)
+    """The run folder's newest state, else the initial checkpoint's parameters, else fresh ones.
+
+    Nothing is drawn that is read: a model takes the memory of one.
+    """
+    shapes = experiment.state_shapes(layout)
+    restored = checkpoints.restore_latest(manager, shapes)
     if restored is not None:
         logger.info("%s: going on from step %d", manager.directory, int(restored.step))
         return restored
     if initial_checkpoint_path is not None:
-        params = pretrained.initial_params(initial_checkpoint_path, state.params)
-        return state.replace(params=params)
-    return state
+        params = pretrained.initial_params(initial_checkpoint_path, shapes.params)
+        flat = flatten_dict(params, sep="/")
+        known = {name: leaf for name, leaf in flat.items() if isinstance(leaf, jax.Array)}
+        return experiment.init_state(key, layout, known)
+    return experiment.init_state(key, layout)
 
 
 def _unbiased_window(

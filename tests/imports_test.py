@@ -22,7 +22,7 @@ LAYERS = (
     ("balance", "models"),
     ("step",),
     ("experiment",),
-    ("evaluate", "measure"),
+    ("evaluate", "export", "measure"),
     ("dry_run", "train"),
     ("main",),
     ("study",),
@@ -35,7 +35,7 @@ BESIDE = {
     "tasks": {"data"},
 }
 # What goes up, lazily: a program of its own that starts a run.
-EXCEPTIONS = {("measure", "main")}
+EXCEPTIONS = {("export", "main"), ("measure", "main")}
 
 
 def imported(path: pathlib.Path) -> set[str]:

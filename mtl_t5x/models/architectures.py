@@ -6,6 +6,7 @@ models, to a loss per task. `for_task` gives the model and the parameters that a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +34,8 @@ class Shared(nn.Module):
     `shares_decoder` says whether every task is answered by the same parameters.
 
     Attributes:
-      config: of the T5.
+      config: of the T5. Where its output is tied to the embedding, that of a decoder per task is
+        tied to the decoder's own table, or without one is a layer of its own.
       z_loss: see `losses.token_cross_entropy`.
       own_embeddings: decoders embed their inputs by tables of their own, `decoder/token_embedder`,
         which start as the encoder's where weights are pretrained; else the encoder's serves both.
@@ -88,8 +90,14 @@ class Shared(nn.Module):
         return self.encoder(embedded, inputs != PAD_ID, deterministic=deterministic), answers
 
     def text_to_text(self) -> TextToText:
-        """The model of one decoder."""
-        return TextToText(self.config, self.z_loss, self.own_embeddings, parent=None)
+        """The model of one task's own decoder."""
+        return TextToText(self._own_config, self.z_loss, self.own_embeddings, parent=None)
+
+    @property
+    def _own_config(self) -> t5.T5Config:
+        """Of a decoder that is one task's own: what only tasks share is no part of it."""
+        tied = self.config.logits_via_embedding and self.own_embeddings
+        return dataclasses.replace(self.config, logits_via_embedding=tied)
 
     def loss_weights(self, batch: Batch) -> Float[Array, " task"]:
         """What each task's loss is a mean over, counted: its target tokens.
@@ -148,7 +156,13 @@ class TextToText(Shared):
         encoded, answers = self.encode_with_answers(
             inputs, decoder_inputs, deterministic=deterministic
         )
-        return self.decoder(answers, encoded, inputs != PAD_ID, deterministic=deterministic)
+        decoded = self.decoder(answers, encoded, inputs != PAD_ID, deterministic=deterministic)
+        return self._logits(decoded)
+
+    def _logits(self, decoded: Float[Array, "*batch outputs"]) -> Float[Array, "*batch vocab"]:
+        """What the decoder gives, unless the shared embedding is its output layer."""
+        tied = self.config.logits_via_embedding and not self.own_embeddings
+        return self.token_embedder.logits(decoded) if tied else decoded
 
     def decode_step(
         self,
@@ -159,13 +173,14 @@ class TextToText(Shared):
         max_decode_length: int,
     ) -> Float[Array, "*batch 1 vocab"]:
         """Logits after one more token; keys and values are kept in the collection `cache`."""
-        return self.decoder(
+        decoded = self.decoder(
             tokens if self.own_embeddings else self.token_embedder(tokens),
             encoded,
             inputs != PAD_ID,
             position=position,
             max_decode_length=max_decode_length,
         )
+        return self._logits(decoded)
 
     def for_task(self, params: Params, task: int) -> tuple[TextToText, Params]:
         """The same model answers every task."""
@@ -186,7 +201,7 @@ class TextToTextID(Shared):
 
     def setup(self):
         super().setup()
-        self.decoder = t5.Decoder(self.config, self.own_embeddings)
+        self.decoder = t5.Decoder(self._own_config, self.own_embeddings)
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Float[Array, " task"]:
         """The mean token cross-entropy of each task under its own decoder."""
@@ -237,7 +252,7 @@ class Canonical(Shared):
             for i, head in enumerate(self.heads)
         ]
         if self._decoded:
-            self.decoder = t5.Decoder(self.config, self.own_embeddings)
+            self.decoder = t5.Decoder(self._own_config, self.own_embeddings)
 
     @property
     def _decoded(self) -> tuple[int, ...]:

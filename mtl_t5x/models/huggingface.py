@@ -1,26 +1,32 @@
-"""T5 1.1 in Hugging Face's format, under T5X's parameter names."""
+"""T5 in Hugging Face's format, under T5X's parameter names: weights, and config.json."""
 
 from __future__ import annotations
 
-import io
+import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
 
+from mtl_t5x.models import layers, t5
+from mtl_t5x.settings.checks import SettingsError
+from mtl_t5x.storage import tensor_files
+
 Params = Mapping[str, Any]
-Read = Callable[[bytes], dict[str, np.ndarray]]
+
+CONFIG = "config.json"
+SHARED, OUTPUT = "shared.weight", "lm_head.weight"
 
 
 def _table() -> dict[str, str]:
     """T5X names to Hugging Face names; `#` stands for the layer's number."""
     names = {
-        "token_embedder/embedding": "shared.weight",
-        "decoder/logits_dense/kernel": "lm_head.weight",
+        "token_embedder/embedding": SHARED,
+        "decoder/logits_dense/kernel": OUTPUT,
     }
 
     def sublayer(stack: str, index: int, ours: str, theirs: str, norm: str, weights: dict):
@@ -31,7 +37,7 @@ def _table() -> dict[str, str]:
             names[name] = f"{hf}.{theirs}.{their_weight}.weight"
 
     attention = {"query": "q", "key": "k", "value": "v", "out": "o"}
-    mlp = {"wi_0": "wi_0", "wi_1": "wi_1", "wo": "wo"}
+    mlp = {name: name for name in ("wi", "wi_0", "wi_1", "wo")}
     for stack, name, norm, mlp_index in (
         ("encoder", "attention", "pre_attention_layer_norm", 1),
         ("decoder", "self_attention", "pre_self_attention_layer_norm", 2),
@@ -63,55 +69,223 @@ _UNUSED = (
     "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 )
 
+# Sizes: `t5.T5Config`'s names and config.json's, and what the latter's absence means.
+_SIZES = {
+    "vocab_size": ("vocab_size", None),
+    "emb_dim": ("d_model", None),
+    "head_dim": ("d_kv", None),
+    "mlp_dim": ("d_ff", None),
+    "num_heads": ("num_heads", None),
+    "num_encoder_layers": ("num_layers", None),
+    "num_decoder_layers": ("num_decoder_layers", "num_layers"),
+    "relpos_buckets": ("relative_attention_num_buckets", 32),
+    "relpos_max_distance": ("relative_attention_max_distance", 128),
+}
+_ACTIVATIONS = {"relu": layers.RELU, "gated-gelu": layers.GATED_GELU}
+_TO_ACTIVATIONS = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+# What every T5 has alike, and this project's models too.
+_FIXED = {"layer_norm_epsilon": 1e-6, "pad_token_id": 0, "eos_token_id": 1}
+_FIXED |= {"decoder_start_token_id": 0}
 
-def export_params(params: Params, config: Any, directory: epath.PathLike) -> None:
-    """Writes config.json and model.safetensors, a folder that transformers loads as a T5.
+
+def read_config(folder: epath.Path) -> t5.T5Config:
+    """The sizes and the kind of T5 that a folder's config.json says.
+
+    Raises:
+      ValueError: it is no JSON, or that of a model that isn't T5 1.0, 1.1, Flan-T5, mT5 or ByT5.
+    """
+    path = folder / CONFIG
+    try:
+        settings = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path} is no JSON ({error}): get the checkpoint's files again"
+        ) from error
+    kind = settings.get("model_type", "t5")
+    if kind not in ("t5", "mt5"):
+        raise ValueError(
+            f"{path} is of a model of the type {kind!r}: INITIAL_CHECKPOINT_PATH must name a T5 "
+            "(as t5-small, t5-v1_1-*, flan-t5-*, mt5-*, byt5-*)"
+        )
+    activation = settings.get("feed_forward_proj", "relu" if kind == "t5" else "gated-gelu")
+    if activation not in _ACTIVATIONS:
+        raise ValueError(
+            f"{path} has feed_forward_proj = {activation!r}, which no model here has: "
+            "INITIAL_CHECKPOINT_PATH must name a T5 with 'relu' (1.0) or 'gated-gelu' (1.1, "
+            "Flan-T5, mT5, ByT5)"
+        )
+    for name, value in _FIXED.items():
+        if settings.get(name, value) != value:
+            raise ValueError(
+                f"{path} has {name} = {settings[name]!r}, and the models here have {value!r}: "
+                "INITIAL_CHECKPOINT_PATH must name another checkpoint"
+            )
+    sizes = {}
+    for ours, (theirs, default) in _SIZES.items():
+        sizes[ours] = settings.get(theirs)
+        if sizes[ours] is None:
+            sizes[ours] = settings.get(default) if isinstance(default, str) else default
+        if not isinstance(sizes[ours], int) or sizes[ours] < 1:
+            raise ValueError(
+                f"{path} has {theirs} = {sizes[ours]!r} instead of a whole number: get it again"
+            )
+    return t5.T5Config(
+        **sizes,
+        mlp_activations=_ACTIVATIONS[activation],
+        logits_via_embedding=kind == "t5" and _is_scaled(settings),
+    )
+
+
+def _is_scaled(settings: Mapping[str, Any]) -> bool:
+    """Whether the output is scaled, and tied, as in T5 1.0.
+
+    transformers 5 writes tie_word_embeddings = true for every T5, and says by another setting
+    whether it scales.
+    """
+    return settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True))
+
+
+def check(folder: epath.Path, ours: t5.T5Config | None = None) -> None:
+    """Looks at a folder's files without reading its parameters.
 
     Args:
-      params: the parameters of `architectures.TextToText`.
-      config: its `t5.T5Config`.
-      directory: made where it doesn't exist.
+      folder: with config.json.
+      ours: of the model that is to take the parameters; its precision and dropout don't count.
+
+    Raises:
+      SettingsError: `ours` has other sizes; each is named.
+      ValueError: config.json is not that of a T5; or a file of parameters is absent, cut off, or a
+        pickle.
+      FileNotFoundError: a shard that the index names isn't there.
+    """
+    theirs = read_config(folder)
+    if ours is not None:
+        _check_sizes(folder / CONFIG, ours, theirs)
+    _named(folder, theirs)
+
+
+def _check_sizes(path: epath.Path, ours: t5.T5Config, theirs: t5.T5Config) -> None:
+    names = {name: theirs_name for name, (theirs_name, _) in _SIZES.items()}
+    names |= {"mlp_activations": "feed_forward_proj", "logits_via_embedding": "its scaled output"}
+    faults = [
+        f"t5.T5Config.{name} = {getattr(ours, name)!r}, but {path} says {getattr(theirs, name)!r} "
+        f"({theirs_name})"
+        for name, theirs_name in names.items()
+        if getattr(ours, name) != getattr(theirs, name)
+    ]
+    if faults:
+        raise SettingsError(
+            *faults,
+            "include the gin/models file of the checkpoint's family and size, or let its "
+            "config.json decide: --gin_file=gin/models/from_checkpoint.gin after the other files",
+        )
+
+
+def load_params(folder: epath.Path) -> dict[str, tensor_files.Lazy]:
+    """The parameters under T5X's names, each read when it is asked for; errors as of `check`."""
+    return _named(folder, read_config(folder))
+
+
+def _named(folder: epath.Path, theirs: t5.T5Config) -> dict[str, tensor_files.Lazy]:
+    tensors = tensor_files.tensors(folder)
+    if tensors is None:
+        raise ValueError(_no_weights(folder))
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in _UNUSED}
+    names = {name: _translate(name, _FROM_HUGGINGFACE) for name in tensors}
+    unknown = sorted(name for name, ours in names.items() if ours is None)
+    if unknown:
+        raise ValueError(
+            f"{folder}: {len(unknown)} tensors that a T5 doesn't have: "
+            f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}. "
+            "INITIAL_CHECKPOINT_PATH must name a T5"
+        )
+    if theirs.logits_via_embedding:
+        names.pop(OUTPUT, None)
+        if OUTPUT in tensors and not np.array_equal(tensors[OUTPUT], tensors[SHARED]):
+            raise ValueError(
+                f"{folder / CONFIG} says that the output is scaled, as T5 1.0's is, whose output "
+                f"layer is the embedding; here {OUTPUT} is another: no model here has both"
+            )
+    found = {
+        ours: tensors[name].transposed if _transposed(ours) else tensors[name]
+        for name, ours in names.items()
+    }
+    if not theirs.logits_via_embedding and OUTPUT not in tensors and SHARED in tensors:
+        # Newer versions tie the output of a model that was never trained, and leave it out.
+        found[_FROM_HUGGINGFACE[OUTPUT]] = tensors[SHARED].transposed
+    return found
+
+
+def _no_weights(folder: epath.Path) -> str:
+    if any(folder.glob("pytorch_model*.bin")):
+        return (
+            f"INITIAL_CHECKPOINT_PATH: {folder} holds its weights as pickles (pytorch_model*.bin), "
+            "which can run any code when they are read, and aren't. Convert them once, with "
+            'transformers and torch installed: python -c "import transformers as t; '
+            f"t.AutoModelForSeq2SeqLM.from_pretrained('{folder}').save_pretrained('{folder}')\""
+        )
+    return (
+        f"INITIAL_CHECKPOINT_PATH: {folder} has a {CONFIG} but no {tensor_files.SINGLE} and no "
+        f"{tensor_files.INDEX} beside it: get the checkpoint's weights, too"
+    )
+
+
+def export_params(params: Params, config: t5.T5Config, directory: epath.Path) -> None:
+    """Writes config.json and the weights: a folder that transformers loads.
+
+    Args:
+      params: the parameters of an `architectures.TextToText`, or of an encoder and its embedding
+        alone, which become a T5EncoderModel.
+      config: its own.
+      directory: is there.
 
     Raises:
       ValueError: a parameter that a T5 of transformers has no place for.
-      ImportError: the package safetensors is not installed.
     """
     tensors = {}
     for name, array in flatten_dict(params, sep="/").items():
-        theirs = _translate(name, _TO_HUGGINGFACE)
-        if theirs is None:
-            raise ValueError(
-                f"the parameter {name} has no place in a Hugging Face T5: only the architecture "
-                "text_to_text can be exported"
-            )
-        array = np.asarray(array, np.float32)
-        tensors[theirs] = np.ascontiguousarray(array.T if _transposed(name) else array)
+        theirs = name_of(name)
+        shape, transposed = tuple(array.shape), _transposed(name)
+        read = functools.partial(_as_stored, array, transposed)
+        tensors[theirs] = tensor_files.Lazy(shape[::-1] if transposed else shape, read)
+    tensor_files.write(directory, tensors)
+    kind = "T5ForConditionalGeneration" if "decoder" in params else "T5EncoderModel"
+    write_config(config, directory, kind)
+
+
+def write_config(config: t5.T5Config, directory: epath.Path, kind: str) -> None:
+    """Writes config.json, for a class of transformers."""
     settings = {
-        "architectures": ["T5ForConditionalGeneration"],
+        "architectures": [kind],
         "model_type": "t5",
         "is_encoder_decoder": True,
-        "vocab_size": config.vocab_size,
-        "d_model": config.emb_dim,
-        "d_kv": config.head_dim,
-        "d_ff": config.mlp_dim,
-        "num_heads": config.num_heads,
-        "num_layers": config.num_encoder_layers,
-        "num_decoder_layers": config.num_decoder_layers,
-        "relative_attention_num_buckets": config.relpos_buckets,
-        "relative_attention_max_distance": config.relpos_max_distance,
+        **{theirs: getattr(config, ours) for ours, (theirs, _) in _SIZES.items()},
+        "feed_forward_proj": _TO_ACTIVATIONS[config.mlp_activations],
+        "tie_word_embeddings": config.logits_via_embedding,
         "dropout_rate": config.dropout_rate,
-        "layer_norm_epsilon": 1e-6,
-        "feed_forward_proj": "gated-gelu",
-        "tie_word_embeddings": False,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "decoder_start_token_id": 0,
+        **_FIXED,
     }
-    directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    content = _safetensors(directory).save(tensors, metadata={"format": "pt"})
-    (directory / "model.safetensors").write_bytes(content)
-    (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(settings, indent=2) + "\n"
+    (directory / CONFIG).write_text(text, encoding="utf-8")
+
+
+def name_of(parameter: str) -> str:
+    """Hugging Face's name of a parameter.
+
+    Raises:
+      ValueError: a T5 of transformers has no place for it.
+    """
+    if (theirs := _translate(parameter, _TO_HUGGINGFACE)) is None:
+        raise ValueError(
+            f"the parameter {parameter} has no place in a Hugging Face T5, which has one embedding "
+            "and one decoder"
+        )
+    return theirs
+
+
+def _as_stored(array: Any, transposed: bool) -> np.ndarray:
+    array = np.asarray(array, np.float32)
+    return array.T if transposed else array
 
 
 def _transposed(name: str) -> bool:
@@ -128,113 +302,3 @@ def _translate(name: str, table: Mapping[str, str]) -> str | None:
     if other is None or ("#" not in other and digits != "0"):
         return None
     return other.replace("#", digits)
-
-
-def check(folder: epath.Path) -> None:
-    """Looks at a folder's files without reading its parameters.
-
-    Raises:
-      ValueError: config.json is not that of a T5 1.1, or a file of parameters is absent or cut off.
-      ImportError: the package that reads them is not installed.
-    """
-    path = folder / "config.json"
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is no JSON ({error}): get the checkpoint's files again"
-        ) from error
-    kind = settings.get("model_type", "t5")
-    if kind not in ("t5", "mt5", "umt5"):
-        raise ValueError(
-            f"{path} is of a model of the type {kind!r}: INITIAL_CHECKPOINT_PATH must name a T5 "
-            "1.1 (as t5-v1_1-*, flan-t5-*, byt5-*, mt5-*)"
-        )
-    activation = settings.get("feed_forward_proj", "relu")
-    if activation != "gated-gelu":
-        raise ValueError(
-            f"{path} has feed_forward_proj = {activation!r}: this is not a T5 1.1, whose "
-            "MLP is 'gated-gelu' (as in t5-v1_1-*, flan-t5-*, byt5-*, mt5-*)"
-        )
-    # transformers 5 writes tie_word_embeddings = true for every T5; the scaling tells 1.0 from 1.1.
-    if settings.get("scale_decoder_outputs", settings.get("tie_word_embeddings", True)):
-        raise ValueError(
-            f"{path} ties the output to the embedding and scales it, as T5 1.0 does: a T5 1.1 "
-            "has tie_word_embeddings = false (or scale_decoder_outputs = false)"
-        )
-    for file in folder.glob("model*.safetensors"):
-        _check_length(file)
-    _parts(folder)
-
-
-def _check_length(file: epath.Path) -> None:
-    """Whether a safetensors file is as long as it says: 8 bytes with the length of a JSON text,
-    that text, which has the place of every array behind it, and the arrays."""
-    try:
-        with file.open("rb") as opened:
-            begin = 8 + int.from_bytes(opened.read(8), "little")
-            listed = json.loads(opened.read(min(begin - 8, file.stat().length)))
-        ends = [of["data_offsets"][1] for name, of in listed.items() if name != "__metadata__"]
-        expected = begin + max(ends, default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} is no safetensors file, or cut off: get it again") from error
-    if file.stat().length != expected:
-        raise ValueError(
-            f"{file} has {file.stat().length} bytes instead of {expected}: get it again"
-        )
-
-
-def load_params(folder: epath.Path) -> dict[str, np.ndarray]:
-    check(folder)
-    files, read = _parts(folder)
-    tensors = {
-        name: tensor
-        for file in files
-        for name, tensor in read(file.read_bytes()).items()
-        if name not in _UNUSED
-    }
-    names = {name: _translate(name, _FROM_HUGGINGFACE) for name in tensors}
-    unknown = sorted(name for name, ours in names.items() if ours is None)
-    if unknown:
-        raise ValueError(
-            f"{folder}: {len(unknown)} tensors that a T5 1.1 doesn't have: "
-            f"{', '.join(unknown[:5])}{', …' if len(unknown) > 5 else ''}"
-        )
-    return {
-        ours: tensors[theirs].T if _transposed(ours) else tensors[theirs]
-        for theirs, ours in names.items()
-    }
-
-
-def _parts(folder: epath.Path) -> tuple[list[epath.Path], Read]:
-    """A folder's files of parameters, and what reads one; large models come in several files."""
-    if files := sorted(folder.glob("model*.safetensors")):
-        return files, _safetensors(folder).load
-    if not (files := sorted(folder.glob("pytorch_model*.bin"))):
-        raise ValueError(
-            f"pretrained weights: {folder} has a config.json but no model.safetensors and no "
-            "pytorch_model.bin beside it"
-        )
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"{files[0]} is read with the package torch: pip install torch==2.13.0"
-        ) from error
-
-    def read(content: bytes) -> dict[str, np.ndarray]:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in loaded.items()}
-
-    return files, read
-
-
-def _safetensors(folder: epath.Path):
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            f"the Hugging Face folder {folder} needs the package safetensors: "
-            "pip install safetensors"
-        ) from error
-    return safetensors.numpy

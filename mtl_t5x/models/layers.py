@@ -1,4 +1,4 @@
-"""The layers of T5 1.1: normalisation, products, embedding, relative bias, attention, MLP.
+"""The layers of T5: normalisation, products, embedding, relative bias, attention, MLP.
 
 Parameter names and logical axis names are T5X's, so that its checkpoints fit. Arrays may carry any
 number of leading axes; in training they are `[task, batch, length, …]` (see
@@ -115,6 +115,15 @@ class TokenEmbedder(nn.Module):
             found = each(self.table, ids.reshape(self.table.shape[0], -1))
             return found.reshape(*ids.shape, -1).astype(self.dtype)
         return self.table[ids].astype(self.dtype)
+
+    def logits(self, x: Float[Array, "*batch embed"]) -> Float[Array, "*batch vocab"]:
+        """T5 1.0's output: products with the table's vectors, scaled by 1/sqrt(embed)."""
+        x = x * self.features**-0.5
+        if self.table.ndim == 3:
+            each = x.reshape(self.table.shape[0], -1, self.features)
+            products = jnp.einsum("kne,kve->knv", each, self.table.astype(x.dtype))
+            return products.reshape(*x.shape[:-1], self.vocab_size)
+        return probes.dot(x, self.table.T)
 
 
 def relative_position_bucket(
@@ -291,19 +300,26 @@ class Attention(nn.Module):
         return tuple(appended)
 
 
-class GatedMLP(nn.Module):
-    """T5 1.1's gated GELU: `(gelu(x wi_0) * x wi_1) wo`."""
+GATED_GELU, RELU = ("gelu", "linear"), ("relu",)
+
+
+class MLP(nn.Module):
+    """T5 1.1's gated GELU, `(gelu(x wi_0) * x wi_1) wo`, or T5 1.0's `relu(x wi) wo`."""
 
     hidden: int
+    activations: tuple[str, ...]
     dropout_rate: float
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "*batch embed"], *, deterministic: bool = True
     ) -> Float[Array, "*batch embed"]:
-        gate = Dense(self.hidden, ("embed", "mlp"), name="wi_0")(x)
-        linear = Dense(self.hidden, ("embed", "mlp"), name="wi_1")(x)
-        hidden = nn.gelu(gate, approximate=True) * linear
+        if self.activations == RELU:
+            hidden = nn.relu(Dense(self.hidden, ("embed", "mlp"), name="wi")(x))
+        else:
+            gate = Dense(self.hidden, ("embed", "mlp"), name="wi_0")(x)
+            linear = Dense(self.hidden, ("embed", "mlp"), name="wi_1")(x)
+            hidden = nn.gelu(gate, approximate=True) * linear
         hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
             hidden, deterministic=deterministic
         )

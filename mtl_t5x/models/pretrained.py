@@ -1,4 +1,4 @@
-"""Pretrained T5 1.1 weights as our parameter tree: from Hugging Face or T5X, and back.
+"""Pretrained T5 weights as our parameter tree: from Hugging Face or T5X.
 
 Names are T5X's, so only Hugging Face's need a table. Its kernels are `[outputs, inputs]` and its
 relative bias is `[buckets, heads]`: both are transposed; norm scales and the embedding are not.
@@ -13,13 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
-import tensorstore
 from etils import epath
-from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from mtl_t5x.models import huggingface
+from mtl_t5x.models import huggingface, t5, t5x_layout
+from mtl_t5x.settings import checks
 from mtl_t5x.storage import checkpoints, files
+from mtl_t5x.storage.tensor_files import Lazy
 
 logger = logging.getLogger(__name__)
 
@@ -28,40 +28,79 @@ Params = Mapping[str, Any]
 # The parts of our models that a pretrained T5 has; anything else (task heads) starts fresh.
 PARTS = ("token_embedder", "encoder", "decoder")
 EMBEDDING, OWN_EMBEDDING = "token_embedder/embedding", "decoder/token_embedder/embedding"
+OUTPUT = "decoder/logits_dense/kernel"
+VOCABULARY_MULTIPLE = 128  # embeddings have rows for so many ids, and for no further ones
 
 UNDERSTOOD = (
-    "a Hugging Face folder (config.json with model.safetensors or pytorch_model.bin), "
+    "a Hugging Face folder (config.json with model.safetensors, or its shards and their index), "
     "a T5X checkpoint folder (checkpoint_<step> with the index file `checkpoint`), "
     "or a T5X checkpoint in one .msgpack file"
 )
 
 
-def check(path: epath.PathLike) -> None:
+def check(path: epath.PathLike, config: t5.T5Config | None = None, ids: int | None = None) -> None:
     """Looks at what INITIAL_CHECKPOINT_PATH names, without reading its parameters.
 
+    Args:
+      path: the setting.
+      config: of the model, whose sizes a Hugging Face folder's config.json must have.
+      ids: how many the vocabulary has; a pretrained embedding must be made for that many.
+
     Raises:
-      FileNotFoundError, ValueError, ImportError: as `load_params`, where that shows already.
+      FileNotFoundError, ValueError: as `load_params`, or sizes or a vocabulary that don't fit.
     """
     path = files.absolute(path)
-    if not checkpoints.is_there(path) and _kind(path) == "Hugging Face":
-        huggingface.check(path)
+    if checkpoints.is_there(path) or _kind(path) != "Hugging Face":
+        return
+    huggingface.check(path, config)
+    rows = huggingface.read_config(path).vocab_size
+    if ids is not None and not 0 <= rows - ids < VOCABULARY_MULTIPLE:
+        raise checks.SettingsError(
+            f"VOCABULARY_PATH has {ids} ids, and the embedding of INITIAL_CHECKPOINT_PATH = "
+            f"{str(path)!r} has {rows} rows: write the vocabulary that the checkpoint was trained "
+            "with, as VOCABULARY_PATH = the same folder, which holds its spiece.model"
+        )
+
+
+def size(path: str | None, name: str) -> int | bool | tuple[str, ...]:
+    """What a Hugging Face folder's config.json says of a setting of `t5.T5Config`.
+
+    Raises:
+      SettingsError: the path is none, or names something else.
+      ValueError: config.json is not that of a T5.
+    """
+    folder = None if path is None else files.absolute(path)
+    if folder is None or not (folder / huggingface.CONFIG).is_file():
+        raise checks.SettingsError(
+            f"INITIAL_CHECKPOINT_PATH = {path!r}: the model's sizes are to come from the "
+            "config.json in it, so name a Hugging Face folder that has one (for a dry run too), or "
+            "include a gin/models file that says the sizes"
+        )
+    return getattr(huggingface.read_config(folder), name)
 
 
 def load_params(path: epath.PathLike) -> dict[str, Any]:
-    """The parameters of a pretrained T5 1.1 under T5X's names, as nested dicts of float32 arrays.
+    """The parameters of a pretrained T5 under T5X's names, as nested dicts of float32 arrays.
 
     Args:
       path: a Hugging Face folder, a T5X checkpoint folder, or a T5X .msgpack file. Optimizer
         states are not read.
 
     Raises:
-      FileNotFoundError: nothing is there.
-      ValueError: what is there is none of the three, or not a T5 1.1.
-      ImportError: the package that reads this format is not installed.
+      FileNotFoundError: nothing is there, or a file of it is absent.
+      ValueError: what is there is none of the three, or not a T5.
     """
+    return jax.tree.map(_whole, open_params(path))
+
+
+def open_params(path: epath.PathLike) -> dict[str, Any]:
+    """As `load_params`, but each array is read only when `np.asarray` asks for it."""
     path = files.absolute(path)
-    flat = _READ[_kind(path)](path)
-    return unflatten_dict({n: np.asarray(a, np.float32) for n, a in flat.items()}, sep="/")
+    return unflatten_dict(_READ[_kind(path)](path), sep="/")
+
+
+def _whole(array: Any) -> np.ndarray:
+    return np.asarray(np.asarray(array), np.float32)
 
 
 def _kind(path: epath.Path) -> str:
@@ -83,6 +122,8 @@ def _kind(path: epath.Path) -> str:
 def initial_params(path: str, params: Params) -> Params:
     """`params` with what a checkpoint has of them: ours of any architecture, or a pretrained T5.
 
+    `params` may be shapes with shardings; what the checkpoint doesn't have stays as it is.
+
     The same architecture gives all parameters. From another one, and from Hugging Face's or T5X's
     files, come the embedding, the encoder and the decoder, which every task's own decoder starts
     from; heads stay as they are.
@@ -93,7 +134,7 @@ def initial_params(path: str, params: Params) -> Params:
     """
     stored = checkpoints.stored_params(path)
     if stored is None:
-        return merge(params, load_params(path))
+        return merge(params, open_params(path))
     if _shapes(stored) == _shapes(params):
         return checkpoints.restore_params(path, params)[0]
     loaded, _ = checkpoints.restore_params(path, stored)
@@ -109,13 +150,14 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
     """`params` with the encoder, decoder and embedding taken from `pretrained`.
 
     Parameters outside these parts, as task heads, stay as they are. Where the model has a decoder
-    per task, `[task, …]`, each becomes the pretrained one; embeddings that decoders have of their
-    own become the encoder's. The arrays that are taken get the precision and the sharding of those
-    that they replace; which ones they are is logged.
+    per task, `[task, …]`, each becomes the pretrained one; embeddings, and output layers where the
+    pretrained one is tied, that decoders have of their own become the encoder's embedding. The
+    arrays that are taken get the precision and the sharding of those that they replace, one after
+    the other; which ones they are is logged.
 
     Args:
-      params: initialised parameters, jax arrays.
-      pretrained: as `load_params` gives it.
+      params: jax arrays, or their shapes.
+      pretrained: as `open_params` or `load_params` gives it.
 
     Raises:
       ValueError: a parameter of these parts is not in `pretrained` or has another shape there, or
@@ -124,6 +166,8 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
     ours, theirs = flatten_dict(params, sep="/"), flatten_dict(pretrained, sep="/")
     if OWN_EMBEDDING in ours and EMBEDDING in theirs:
         theirs.setdefault(OWN_EMBEDDING, theirs[EMBEDDING])
+    if OUTPUT in ours and EMBEDDING in theirs and any(n.startswith("decoder/") for n in theirs):
+        theirs.setdefault(OUTPUT, _output_of(theirs[EMBEDDING]))
     wanted = {name for name in ours if name.split("/")[0] in PARTS}
     parts = sorted({name.split("/")[0] for name in wanted})
     missing = sorted(wanted - set(theirs))
@@ -147,7 +191,7 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
         raise ValueError(
             "the pretrained weights don't fit the model; parameters "
             + "; ".join(problems)
-            + ". Choose the gin/models file of the checkpoint's size."
+            + ". Include the gin/models file of the checkpoint's family and size."
         )
     taken = {name: _like(theirs[name], ours[name]) for name in wanted}
     fresh = sorted(set(ours) - wanted)
@@ -161,9 +205,15 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
     return unflatten_dict({**ours, **taken}, sep="/")
 
 
-def _fits(name: str, ours: jax.Array, theirs: np.ndarray) -> bool:
-    per_task = name.startswith("decoder/") and ours.ndim == theirs.ndim + 1
-    return theirs.shape == (ours.shape[1:] if per_task else ours.shape)
+def _fits(name: str, ours: Any, theirs: Any) -> bool:
+    per_task = name.startswith("decoder/") and len(ours.shape) == len(theirs.shape) + 1
+    return tuple(theirs.shape) == (ours.shape[1:] if per_task else ours.shape)
+
+
+def _output_of(embedding: Any) -> Lazy:
+    """The output layer of a T5 1.0: its embedding, scaled."""
+    rows, features = embedding.shape
+    return Lazy((features, rows), lambda: _whole(embedding).T * np.float32(features**-0.5))
 
 
 def _check_decoder(ours: Params, theirs: Params) -> None:
@@ -193,8 +243,11 @@ def _has_task_axis(name: str, ours: Params, theirs: Params) -> bool:
     return as_ours in (ours[name].shape, ours[name].shape[1:])
 
 
-def _like(new: np.ndarray, old: jax.Array) -> jax.Array:
-    return jax.device_put(np.broadcast_to(new.astype(old.dtype), old.shape), old.sharding)
+def _like(new: Any, old: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
+    """Waits until it is on its devices: the next one is read when this one's copy here is gone."""
+    new = np.asarray(new).astype(old.dtype, copy=False)
+    placed = jax.device_put(np.broadcast_to(new, old.shape), old.sharding)
+    return placed.block_until_ready()
 
 
 def _found(path: epath.Path) -> str:
@@ -210,59 +263,8 @@ def _found(path: epath.Path) -> str:
     return f"is a folder that holds {', '.join(names[:5])}{', …' if len(names) > 5 else ''}"
 
 
-def _read_msgpack(path: epath.Path) -> Params:
-    try:
-        return serialization.msgpack_restore(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is not a msgpack file: {error}") from error
-
-
-def _flatten_t5x(checkpoint: Params, path: epath.Path) -> dict[str, Any]:
-    """The parameters (`optimizer/target`) by name; array specifications stay unread."""
-    if not isinstance(checkpoint, Mapping) or "target" not in checkpoint.get("optimizer", {}):
-        raise ValueError(f"{path} is not a T5X checkpoint: it has no entry optimizer/target")
-    flat = flatten_dict(
-        checkpoint["optimizer"]["target"], sep="/", is_leaf=lambda _, node: "kvstore" in node
-    )
-    if not flat:
-        raise ValueError(f"{path} holds no parameters: its entry optimizer/target is empty")
-    return flat
-
-
-def _read_t5x_folder(folder: epath.Path) -> dict[str, np.ndarray]:
-    """Large arrays are zarr folders that the index specifies, small ones lie in the index."""
-    flat = _flatten_t5x(_read_msgpack(folder / "checkpoint"), folder / "checkpoint")
-    opened = {
-        name: _open_zarr(folder, leaf) if isinstance(leaf, Mapping) else leaf
-        for name, leaf in flat.items()
-    }
-    reads = {
-        name: leaf.read() if isinstance(leaf, tensorstore.TensorStore) else leaf
-        for name, leaf in opened.items()
-    }
-    return {
-        name: read.result() if isinstance(read, tensorstore.Future) else read
-        for name, read in reads.items()
-    }
-
-
-def _open_zarr(folder: epath.Path, leaf: Params) -> tensorstore.TensorStore:
-    """Opens one array by the index's own metadata, so a copy that lost its dot files will do."""
-    array = folder / epath.Path(leaf["kvstore"]["path"]).name
-    if not array.is_dir():
-        raise FileNotFoundError(f"{folder / 'checkpoint'} names {array}, which does not exist")
-    spec = {
-        "driver": "zarr",
-        "dtype": leaf["dtype"],
-        "kvstore": f"{array.as_uri()}/",
-        "metadata": leaf["metadata"],
-        "fill_missing_data_reads": False,
-    }
-    return tensorstore.open(spec, open=True, assume_metadata=True).result()
-
-
 _READ = {
-    "msgpack": lambda path: _flatten_t5x(_read_msgpack(path), path),
+    "msgpack": t5x_layout.read_file,
     "Hugging Face": huggingface.load_params,
-    "T5X": _read_t5x_folder,
+    "T5X": t5x_layout.read_folder,
 }

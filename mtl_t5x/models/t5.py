@@ -1,4 +1,4 @@
-"""T5 1.1: encoder and decoder (Raffel et al. 2020, arXiv 1910.10683; gated GELU, untied logits)."""
+"""T5, 1.0 and 1.1: encoder and decoder (Raffel et al. 2020, arXiv 1910.10683)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,14 @@ from mtl_t5x.settings import checks
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-    """Sizes of a T5 1.1; the field names are T5X's. `dtype` is that of the computation: parameters
-    are always float32. `remat` computes each layer's activations again in the backward pass instead
-    of keeping them: less memory, a third more time."""
+    """Sizes of a T5; the field names are T5X's.
+
+    T5 1.1, and with it Flan-T5, mT5 and ByT5, has the `mlp_activations` ("gelu", "linear") and an
+    output layer of its own. T5 1.0 has ("relu",), and its output is tied to the embedding and
+    scaled, `logits_via_embedding`. `dtype` is that of the computation: parameters are always
+    float32. `remat` computes each layer's activations again in the backward pass instead of keeping
+    them: less memory, a third more time.
+    """
 
     vocab_size: int
     emb_dim: int
@@ -27,6 +32,8 @@ class T5Config:
     mlp_dim: int
     relpos_buckets: int = 32
     relpos_max_distance: int = 128
+    mlp_activations: tuple[str, ...] = layers.GATED_GELU
+    logits_via_embedding: bool = False
     dropout_rate: float = 0.0
     dtype: str = "float32"
     remat: bool = False
@@ -38,6 +45,12 @@ class T5Config:
         )  # fmt: skip
         checks.check(
             *(checks.whole(f"t5.T5Config.{name}", getattr(self, name), 1) for name in sizes),
+            checks.choice(
+                "t5.T5Config.mlp_activations",
+                self.mlp_activations,
+                (layers.GATED_GELU, layers.RELU),
+            ),
+            checks.flag("t5.T5Config.logits_via_embedding", self.logits_via_embedding),
             checks.number("DROPOUT_RATE", self.dropout_rate, 0, below=1),
             checks.choice("t5.T5Config.dtype", self.dtype, ("float32", "bfloat16", "float16")),
             checks.flag("t5.T5Config.remat", self.remat),
@@ -48,6 +61,10 @@ def embedder(config: T5Config, name: str | None = None) -> layers.TokenEmbedder:
     """A table of the vocabulary's vectors."""
     dtype = jnp.dtype(config.dtype)
     return layers.TokenEmbedder(config.vocab_size, config.emb_dim, dtype, name=name)
+
+
+def _mlp(config: T5Config) -> layers.MLP:
+    return layers.MLP(config.mlp_dim, config.mlp_activations, config.dropout_rate, name="mlp")
 
 
 def _residual_dropout(config: T5Config) -> nn.Dropout:
@@ -80,9 +97,7 @@ class EncoderLayer(nn.Module):
         y = _attention(self.config, "attention")(y, y, mask, bias, deterministic=deterministic)
         x = x + dropout(y, deterministic=deterministic)
         y = layers.RMSNorm(name="pre_mlp_layer_norm")(x)
-        y = layers.GatedMLP(self.config.mlp_dim, self.config.dropout_rate, name="mlp")(
-            y, deterministic=deterministic
-        )
+        y = _mlp(self.config)(y, deterministic=deterministic)
         return x + dropout(y, deterministic=deterministic)
 
 
@@ -135,16 +150,16 @@ class DecoderLayer(nn.Module):
         )
         x = x + dropout(y, deterministic=deterministic)
         y = layers.RMSNorm(name="pre_mlp_layer_norm")(x)
-        y = layers.GatedMLP(self.config.mlp_dim, self.config.dropout_rate, name="mlp")(
-            y, deterministic=deterministic
-        )
+        y = _mlp(self.config)(y, deterministic=deterministic)
         return x + dropout(y, deterministic=deterministic)
 
 
 class Decoder(nn.Module):
     """Embedded decoder inputs and the encoding to next-token logits, in the computation's type.
 
-    With `own_embedding` it takes the inputs' ids, and has a table of its own for them.
+    With `own_embedding` it takes the inputs' ids, and has a table of its own for them. Where the
+    output is tied to the embedding, the logits are that table's, or without one of its own the
+    caller's to compute, from what this returns in their place.
 
     With `max_decode_length` set, one position a call, given by `position`; keys and values are kept
     in the variable collection `cache`, which the first call makes.
@@ -166,9 +181,8 @@ class Decoder(nn.Module):
     ) -> Float[Array, "*batch length vocab"]:
         dropout = _residual_dropout(self.config)
         relative_bias = _relative_bias(self.config, bidirectional=False)
-        embedded = inputs
-        if self.own_embedding:
-            embedded = embedder(self.config, name="token_embedder")(inputs)
+        table = embedder(self.config, name="token_embedder") if self.own_embedding else None
+        embedded = inputs if table is None else table(inputs)
         if max_decode_length is None:
             length = embedded.shape[-2]
             bias = relative_bias(length, length)
@@ -189,4 +203,6 @@ class Decoder(nn.Module):
             )
         x = layers.RMSNorm(name="decoder_norm")(x)
         x = dropout(x, deterministic=deterministic)
+        if self.config.logits_via_embedding:
+            return x if table is None else table.logits(x)
         return layers.Dense(self.config.vocab_size, ("embed", "vocab"), name="logits_dense")(x)

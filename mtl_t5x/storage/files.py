@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
@@ -33,6 +34,20 @@ def write_atomically(path: epath.PathLike, data: bytes | str) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: epath.PathLike) -> Iterator[epath.Path]:
+    """A folder to write in, which is `path` when the block ends, and gone where it raises."""
+    path = absolute(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        part.mkdir(parents=True)
+        yield part
+        part.rename(path)
+    finally:
+        if part.exists():
+            part.rmtree()
 
 
 def read_steps(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 
 import seqio
 from etils import epath
 
+_SENTINEL = "▁<extra_id_0>"
 _MINI = pathlib.Path(__file__).with_name("mini") / "mini.model"
 
 
@@ -17,8 +19,9 @@ def load(path: str = "mini") -> seqio.Vocabulary:
 
     Args:
       path: "mini" (SentencePiece with byte fallback, trained on the embedded benchmark),
-        "bytes" (ByT5's), or the path of a SentencePiece model, to which T5's 100 sentinels are
-        added.
+        "bytes" (ByT5's), the path of a SentencePiece model, to which T5's 100 sentinels are added
+        where it doesn't have them itself (as mT5's), or a checkpoint's folder with such a model as
+        `spiece.model`, or with the settings of ByT5's tokenizer.
 
     Raises:
       FileNotFoundError: no such file; names the setting VOCABULARY_PATH.
@@ -28,21 +31,45 @@ def load(path: str = "mini") -> seqio.Vocabulary:
         return seqio.SentencePieceVocabulary(str(_MINI), extra_ids=0)
     if path == "bytes":
         return seqio.ByteVocabulary()
+    if epath.Path(path).is_dir():
+        return _in_folder(epath.Path(path))
     if not epath.Path(path).is_file():
         raise FileNotFoundError(
             f"VOCABULARY_PATH is {path!r}, but there is no such file. Write VOCABULARY_PATH = "
             "'mini' (shipped with the package), 'bytes' (UTF-8 bytes), or the path of a "
-            "SentencePiece model."
+            "SentencePiece model or of a checkpoint's folder with a spiece.model."
         )
-    vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)
+    return _sentencepiece(path)
+
+
+def _sentencepiece(path: str, extra_ids: int | None = None) -> seqio.Vocabulary:
+    """With so many sentinels; None: T5's 100, unless the file itself has them."""
+    plain = seqio.SentencePieceVocabulary(path, extra_ids=0)
     try:
-        vocabulary.encode("")
+        plain.encode("")
     except Exception as error:  # SentencePiece's own, of several kinds
         raise ValueError(
             f"VOCABULARY_PATH = {path!r} is no SentencePiece model ({_first_line(error)}): name a "
             "file such as T5's spiece.model"
         ) from error
-    return vocabulary
+    if extra_ids is None:
+        pieces = plain.tokenizer
+        extra_ids = 100 if pieces.piece_to_id(_SENTINEL) == pieces.unk_id() else 0
+    return seqio.SentencePieceVocabulary(path, extra_ids=extra_ids) if extra_ids else plain
+
+
+def _in_folder(folder: epath.Path) -> seqio.Vocabulary:
+    """A checkpoint's own."""
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if (folder / "spiece.model").is_file():
+        return _sentencepiece(str(folder / "spiece.model"), settings.get("extra_ids"))
+    if settings.get("tokenizer_class") == "ByT5Tokenizer":
+        return load("bytes")
+    raise FileNotFoundError(
+        f"VOCABULARY_PATH is the folder {str(folder)!r}, which holds no spiece.model, and no "
+        "tokenizer_config.json of ByT5: get the checkpoint's spiece.model, or name its file"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 
 import numpy as np
+from etils import epath
 
 from mtl_t5x.models import huggingface
 
@@ -78,7 +79,7 @@ def _model(config, params):
     import transformers
 
     with tempfile.TemporaryDirectory() as folder:
-        huggingface.export_params(params, config, folder)
+        huggingface.export_params(params, config, epath.Path(folder))
         return transformers.T5ForConditionalGeneration.from_pretrained(folder)
 
 

@@ -45,6 +45,8 @@ def models():
 
 
 OWN = architectures.TextToTextID(CONFIG, own_embeddings=True)
+T5_1_0 = dataclasses.replace(CONFIG, mlp_activations=("relu",), logits_via_embedding=True)
+TIED = architectures.TextToText(T5_1_0)
 
 
 GROUPS = {"all": "(encoder|token_embedder)/.*", "encoder": one_pass.ENCODER} | dict(
@@ -84,15 +86,15 @@ def init(model, seed: int = 0):
 )
 @pytest.mark.parametrize(
     "model",
-    [*models(), pytest.param(OWN, marks=pytest.mark.slow)],
-    ids=["TextToText", "TextToTextID", "Canonical", "own embeddings"],
+    [*models(), pytest.param(OWN, marks=pytest.mark.slow), TIED],
+    ids=["TextToText", "TextToTextID", "Canonical", "own embeddings", "tied"],
 )
 def test_task_gradients_are_those_of_separate_passes(model, remat):
     """By leaf and by group; the separate passes are without rematerialisation."""
     params, batch = init(model), a_batch()
     separate = separate_gradients(model, params, batch)
     if remat:
-        model = model.clone(config=dataclasses.replace(CONFIG, remat=True))
+        model = model.clone(config=dataclasses.replace(model.config, remat=True))
     per_task, total, grams = engine(model, params, batch)
     products = {}
     for name, found in per_task.items():
@@ -168,6 +170,19 @@ def test_one_checkpoint_gives_every_architecture_one_encoder():
     for stacked, copies in ((decoders[1], TASKS), (decoders[2], 2)):
         for ours, whole in zip(jax.tree.leaves(stacked), jax.tree.leaves(start["decoder"])):
             np.testing.assert_array_equal(ours, np.broadcast_to(whole, (copies, *whole.shape)))
+
+
+@pytest.mark.parametrize("own_embeddings", [False, True])
+def test_decoders_of_a_tied_model_start_as_its_own(own_embeddings):
+    """From T5 1.0 each task gets an output layer, or a table, of its own: the losses are equal."""
+    start, batch = init(TIED, seed=7), a_batch()
+    model = architectures.TextToTextID(T5_1_0, own_embeddings=own_embeddings)
+    params = pretrained.merge(init(model, seed=8), start)
+    assert ("logits_dense" in params["decoder"]) != own_embeddings
+    expected = losses_of(TIED, start, batch)
+    np.testing.assert_allclose(losses_of(model, params, batch), expected, rtol=1e-5)
+    single, of_task = model.for_task(params, 1)
+    np.testing.assert_allclose(losses_of(single, of_task, batch), expected, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -105,15 +105,14 @@ def test_a_log_that_can_not_be_appended_to(storage):
 
 
 PRETRAINED = """
-import importlib.util
+from etils import epath
 from tests import random_t5
 from tests.models import pretrained_test
 from mtl_t5x.models import huggingface, pretrained
 params = random_t5.params()
 pretrained_test.assert_equal(pretrained.load_params("gs://bucket/t5x/checkpoint_7"), params)
-if importlib.util.find_spec("safetensors"):
-    huggingface.export_params(params, random_t5.CONFIG, "gs://bucket/huggingface")
-    pretrained_test.assert_equal(pretrained.load_params("gs://bucket/huggingface"), params)
+huggingface.export_params(params, random_t5.CONFIG, epath.Path("gs://bucket/huggingface"))
+pretrained_test.assert_equal(pretrained.load_params("gs://bucket/huggingface"), params)
 """
 
 

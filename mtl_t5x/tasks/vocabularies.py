@@ -9,6 +9,7 @@ import seqio
 from etils import epath
 
 _MINI = pathlib.Path(__file__).with_name("mini") / "mini.model"
+_EXTRA_IDS = {"mini": 0, "mini_100extra": 100}
 
 
 @functools.cache
@@ -17,21 +18,22 @@ def load(path: str = "mini") -> seqio.Vocabulary:
 
     Args:
       path: "mini" (SentencePiece with byte fallback, trained on the embedded benchmark),
-        "bytes" (ByT5's), or the path of a SentencePiece model, to which T5's 100 sentinels are
-        added.
+        "mini_100extra" (the same with 100 sentinels, for span corruption), "bytes" (ByT5's), or
+        the path of a SentencePiece model, to which T5's 100 sentinels are added.
 
     Raises:
       FileNotFoundError: no such file; names the setting VOCABULARY_PATH.
       ValueError: a file that is no SentencePiece model.
     """
-    if path == "mini":
-        return seqio.SentencePieceVocabulary(str(_MINI), extra_ids=0)
+    if path in _EXTRA_IDS:
+        return seqio.SentencePieceVocabulary(str(_MINI), extra_ids=_EXTRA_IDS[path])
     if path == "bytes":
         return seqio.ByteVocabulary()
     if not epath.Path(path).is_file():
         raise FileNotFoundError(
             f"VOCABULARY_PATH is {path!r}, but there is no such file. Write VOCABULARY_PATH = "
-            "'mini' (shipped with the package), 'bytes' (UTF-8 bytes), or the path of a "
+            "'mini' (shipped with the package; 'mini_100extra' with sentinels), 'bytes' (UTF-8 "
+            "bytes), or the path of a "
             "SentencePiece model."
         )
     vocabulary = seqio.SentencePieceVocabulary(path, extra_ids=100)

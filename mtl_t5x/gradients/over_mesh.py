@@ -121,8 +121,9 @@ def _of_devices(
     parts: int,
     frozen: Collection[str],
 ) -> tuple[Float[Array, " task"], dict[str, Array]]:
-    """Losses, and by name, but of those that are frozen, what each device has before anything is exchanged: gradients that have a
-    first axis, of the one sum, or where they are measured of the tasks."""
+    """Losses, and by name, but of those that are frozen, what each device has before anything is
+    exchanged: gradients that have a first axis, of the one sum, or where they are measured of the
+    tasks."""
     gathered = _by_name(params, layout.gathered)
     _check_shared(measured, gathered)
 
@@ -156,8 +157,8 @@ def _exchanged(
     *,
     keep: bool,
 ) -> tuple[dict[str, Array], dict[str, Array], Grams]:
-    """By name slices of the gradient, 0 where there is none, and, with `keep`, in their place of the measured gradients
-    [row, …]; the Gram matrix of each group."""
+    """By name slices of the gradient, 0 where it wasn't sent, and, with `keep`, in their place of
+    the measured gradients [row, …]; the Gram matrix of each group."""
     gathered, scattered = (_by_name(params, s) for s in (layout.gathered, layout.scattered))
     kept = set(measured) if keep else set()
     reduce = functools.partial(

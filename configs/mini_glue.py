@@ -29,6 +29,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.conflict_period = 20
     config.eval_period = 200
     config.feature_lengths = {"inputs": 32, "targets": 8}
+    config.vocabulary_path = "mini"
+    # A run's checkpoint, as of gin/examples/mini_span_corruption.gin; empty: from scratch.
+    config.initial_checkpoint_path = ""
     config.gin_files = {"text_to_text": "gin/examples/mini_glue_text_to_text.gin"}
     return config
 
@@ -43,5 +46,7 @@ def runs(config: ml_collections.ConfigDict):
             "encoder": r"encoder/.*(kernel|rel_embedding)",
             r"\1": r"(encoder/layers_\d+)/.*kernel",
         },
+        "VOCABULARY_PATH": config.vocabulary_path,
+        "INITIAL_CHECKPOINT_PATH": config.initial_checkpoint_path or None,
     }
     return study.grid(config, macros)

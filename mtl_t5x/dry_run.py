@@ -13,10 +13,12 @@ from typing import Any
 
 import jax
 from etils import epath
+from flax.traverse_util import flatten_dict
 from jax.sharding import SingleDeviceSharding
 
 from mtl_t5x import measure, step
 from mtl_t5x.experiment import Experiment
+from mtl_t5x.gradients import freezing
 from mtl_t5x.parallel import hlo, sharding, topology
 from mtl_t5x.storage import files
 
@@ -135,15 +137,23 @@ def dry_run(
         raise DoesNotFitError(
             f"{error}. {_what_fits(experiment, conflict, devices, cache)}"
         ) from None
-    state = experiment.state_shapes(None)
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    title = f"{len(experiment.names)} tasks of {experiment.batch_size} examples, {parameters:,} "
-    title += f"parameters, {len(devices)} x {devices[0].device_kind}"
-    print(title + (f", {experiment.mesh}" if len(devices) > 1 else ""))
+    print(_title(experiment, devices))
     print(report(costs) if topology_name is None else topology_report(costs, devices[0]))
     if json_file:
         _write_json(epath.Path(json_file), costs, topology_name, len(devices))
     return costs
+
+
+def _title(experiment: Experiment, devices: Sequence[jax.Device]) -> str:
+    """What the costs are of."""
+    params = experiment.state_shapes(None).params
+    sizes = {name: leaf.size for name, leaf in flatten_dict(params, sep="/").items()}
+    still = sum(sizes[name] for name in freezing.frozen(params, experiment.trainable))
+    parameters = f"{sum(sizes.values()):,} parameters"
+    parameters += f" ({sum(sizes.values()) - still:,} trained)" if still else ""
+    of_each = f"{len(experiment.names)} tasks of {experiment.batch_size} examples"
+    title = f"{of_each}, {parameters}, {len(devices)} x {devices[0].device_kind}"
+    return title + (f", {experiment.mesh}" if len(devices) > 1 else "")
 
 
 def _chip(device: jax.Device) -> Accelerator:
@@ -188,6 +198,7 @@ def _costs(
             layout=layout,
             microbatches=experiment.microbatches,
             balance=experiment.balance,
+            trainable=experiment.trainable,
             **measured,
         )
         if cache is None:

@@ -21,6 +21,7 @@ from mtl_t5x.balance import task_weights as static_weights
 from mtl_t5x.balance.balance import Balance
 from mtl_t5x.data import batching, features, heads, lookup, tokens
 from mtl_t5x.data import rates as data_rates
+from mtl_t5x.gradients import freezing
 from mtl_t5x.models import t5
 from mtl_t5x.parallel import sharding
 from mtl_t5x.settings import checks
@@ -44,6 +45,8 @@ class Experiment:
       mesh: how the devices share the work, where there are several.
       microbatches: what a step's examples are computed in, one after the other.
       cache_dir: where the tasks' tokens are kept for other runs; None: in this process's memory.
+      trainable: a regular expression of the names (as in model-info.txt) of the parameters that are
+        trained, which it matches in full; the others stay as they are. None: all are.
     """
 
     model: nn.Module
@@ -57,6 +60,7 @@ class Experiment:
     mesh: sharding.Mesh = dataclasses.field(default_factory=sharding.Mesh)
     microbatches: int = 1
     cache_dir: str | None = None
+    trainable: str | None = None
 
     def __post_init__(self):
         checks.check(
@@ -149,7 +153,8 @@ class Experiment:
         Raises:
           ValueError: weights of tasks that aren't there, or that can't be weights; weights, or
             rates that act as these, together with a method; a method with one task, or that needs
-            halves of batches that have none; steps of one task that measure.
+            halves of batches that have none; steps of one task that measure; weights that go by
+            the gradients of parameters none of which is trained.
         """
         static_weights.check(self.task_weights, self.names)
         self.rates.tell_unused(dict(zip(self.names, self.trained, strict=True)))
@@ -159,6 +164,7 @@ class Experiment:
                 'rates.Rates.used_as = "draws": a step of one task has no conflict to measure. Set '
                 "CONFLICT_PERIOD = 0; measure.InTraining.fixed_point measures between the steps"
             )
+        self._check_measured(measuring)
         if self.balance.method is None:
             return
         method = f"BALANCE = @{self.balance.name}()"
@@ -179,6 +185,20 @@ class Experiment:
             problem = step.no_halves(self.batch_size, layout, self.microbatches)
             if problem is not None:
                 raise ValueError(f"{method} acts by halves: {problem}")
+
+    def _check_measured(self, measuring: bool) -> None:
+        """Whether any parameter is trained that a method acts by, or weights are shown in."""
+        if self.trainable is None:
+            return
+        method, parameters = self.balance.method, self.balance.parameters
+        if method is None:
+            reads = measuring and self.weights_at(0) is not None
+        else:
+            reads = measuring or method.NEEDS != "losses"
+        if reads:
+            params = self.state_shapes(None).params
+            setting = "balance.Balance.parameters"
+            freezing.select(params, {"parameters": parameters}, setting, self.trainable)
 
     @functools.cached_property
     def _shares(self) -> np.ndarray | None:
@@ -250,7 +270,8 @@ class Experiment:
     @property
     def _of_state(self) -> dict[str, Any]:
         """What a train state is made of."""
-        return {"model": self.model, "optimizer": self.optimizer, "balance": self.balance}
+        optimizer = freezing.optimizer(self.optimizer, self.trainable)
+        return {"model": self.model, "optimizer": optimizer, "balance": self.balance}
 
     def state_shapes(self, layout: sharding.Layout | None) -> TrainState:
         """The state's shapes, types and places: nothing is computed."""

@@ -33,7 +33,7 @@ from mtl_t5x.conflict import fixed_point
 from mtl_t5x.conflict import metrics as conflict_metrics
 from mtl_t5x.data import batching
 from mtl_t5x.experiment import Experiment
-from mtl_t5x.gradients import one_pass, over_mesh
+from mtl_t5x.gradients import freezing, one_pass, over_mesh
 from mtl_t5x.parallel import sharding
 from mtl_t5x.runtime import progress, watchdog
 from mtl_t5x.settings import checks
@@ -84,14 +84,24 @@ class Settings:
                 f"and a multiple of microbatch_size = {size}"
             )
 
-    def names(self, model: nn.Module, params: Params) -> dict[str, tuple[str, ...]]:
-        """The parameters of each group."""
-        groups = self.groups
-        if groups is None:
-            groups = {"encoder": one_pass.ENCODER, **one_pass.ENCODER_LAYERS}
-            if model.shares_decoder:
-                groups = {"encoder": one_pass.ENCODER, "decoder": DECODER, r"\1": LAYERS}
-        return one_pass.select(params, groups, "measure.Settings.groups")
+    def names(
+        self, model: nn.Module, params: Params, trainable: str | None = None
+    ) -> dict[str, tuple[str, ...]]:
+        """The parameters of each group, of those that are trained.
+
+        Raises:
+          ValueError: a group holds none, or where `groups` is None all do.
+        """
+        select = functools.partial(freezing.select, params, trainable=trainable)
+        if self.groups is not None:
+            return select(self.groups, "measure.Settings.groups")
+        groups = {"encoder": one_pass.ENCODER, **one_pass.ENCODER_LAYERS}
+        if model.shares_decoder:
+            groups = {"encoder": one_pass.ENCODER, "decoder": DECODER, r"\1": LAYERS}
+        still = freezing.frozen(params, trainable)
+        of_all = {group: one_pass.select(params, {group: groups[group]}) for group in groups}
+        some = {g for g, found in of_all.items() if not still.issuperset(sum(found.values(), ()))}
+        return select({g: groups[g] for g in some or groups}, "measure.Settings.groups")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +218,7 @@ def measure_tasks(
         ]
     result = measure_batches(
         params, batches, counts, model=experiment.model, tasks=experiment.names,
-        settings=settings, scale=scale, layout=layout,
+        settings=settings, scale=scale, layout=layout, trainable=experiment.trainable,
     )  # fmt: skip
     return {"step": at_step, **result}
 
@@ -231,6 +241,7 @@ def measure_batches(
     settings: Settings,
     scale: Params | None = None,
     layout: sharding.Layout | None = None,
+    trainable: str | None = None,
 ) -> dict[str, Any]:
     """The metrics of every group, as `conflict.json` holds them.
 
@@ -244,10 +255,10 @@ def measure_batches(
       settings: see there.
       scale: factors, of the parameters' shapes, that the gradients are multiplied by.
       layout: where the parameters and the batches live; None: on one device.
+      trainable: an expression of the names of the parameters that are trained; None: all.
     """
-    groups, width = settings.names(model, params), settings.sketch_width
-    scale = None if scale is None else flatten_dict(scale, sep="/")
-    sums = None
+    groups, width = settings.names(model, params, trainable), settings.sketch_width
+    scale, sums = None if scale is None else flatten_dict(scale, sep="/"), None
     add = functools.partial(
         _add, model=model, groups=tuple(groups.items()), width=width, layout=layout
     )
@@ -256,13 +267,17 @@ def measure_batches(
     for i, batch in enumerate(batches):
         sums, unexplained = add(sums, params, batch, (i < number).astype(np.float32), scale)
         if unexplained is not None:
-            _check_explained(jax.device_get(unexplained))
+            one_pass.check_explained(jax.device_get(unexplained))
         shown.update()
     shown.close()
     losses, per_task, squared_norms = sums
     by_task = functools.partial(fixed_point.by_task, tasks)
     examples = number * settings.microbatch_size
-    keys = {group: _keys(groups, group, width) for group in groups}
+
+    def gram(group):
+        of_group = [per_task[key] for key in _keys(groups, group, width)]
+        return _gram(of_group, number, width, layout)
+
     return {
         "tasks": list(tasks),
         "examples": dict(zip(tasks, examples.tolist(), strict=True)),
@@ -271,7 +286,7 @@ def measure_batches(
         "loss": by_task(np.asarray(losses) / number),
         "groups": {
             group: fixed_point.group_metrics(
-                *_gram([per_task[key] for key in keys[group]], number, width, layout),
+                *gram(group),
                 np.asarray(squared_norms[group], np.float64) / number,
                 examples,
                 settings.microbatch_size,
@@ -339,7 +354,7 @@ def _add(sums, params, batch, counted, scale, *, model, groups, width, layout):
             loss_fn, params, num_tasks, pattern
         )
         if sums is None:
-            unexplained = _unexplained(flatten_dict(grads, sep="/"), per_task)
+            unexplained = one_pass.unexplained(flatten_dict(grads, sep="/"), per_task)
         if scale is not None:
             per_task = {name: value * scale[name] for name, value in per_task.items()}
     else:
@@ -367,30 +382,6 @@ def _spread(sums, width, layout):
     if width is None:
         per_task = {name: layout.columns(value.shape[1:]) for name, value in sums[1].items()}
     return jax.lax.with_sharding_constraint(sums, (losses, per_task, squared_norms))
-
-
-def _unexplained(
-    grads: Mapping[str, Array], per_task: Mapping[str, Array]
-) -> dict[str, Float[Array, ""]]:
-    """||g - sum_k g_k|| / (||g|| + sum_k ||g_k||) by name: 0 but for rounding if all uses count."""
-
-    def norm(array):
-        return jnp.sqrt(jnp.sum(jnp.square(array)))
-
-    return {
-        name: norm(grads[name] - value.sum(axis=0))
-        / jnp.maximum(norm(grads[name]) + sum(map(norm, value)), jnp.finfo(jnp.float32).tiny)
-        for name, value in per_task.items()
-    }
-
-
-def _check_explained(unexplained: Mapping[str, np.ndarray]) -> None:
-    names = [name for name, part in unexplained.items() if part > 1e-3]
-    if names:
-        raise ValueError(
-            f"the tasks' gradients of {', '.join(names)} don't add up to the gradient: the model "
-            "also uses these parameters in places that don't go through mtl_t5x.gradients.probes"
-        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from mtl_t5x.balance.balance import Balance
 from mtl_t5x.balance.state import State
 from mtl_t5x.conflict import metrics as conflict_metrics
 from mtl_t5x.data import rates
-from mtl_t5x.gradients import one_pass, ways
+from mtl_t5x.gradients import freezing, one_pass, ways
 from mtl_t5x.parallel import sharding
 from mtl_t5x.settings import checks
 from mtl_t5x.settings.checks import SettingsError
@@ -215,7 +215,7 @@ def state_shapes(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("groups", "layout", "microbatches", "halves", "balance"),
+    static_argnames=("groups", "layout", "microbatches", "halves", "balance", "trainable"),
     donate_argnames=("state",),
 )
 def train_step(
@@ -229,6 +229,7 @@ def train_step(
     microbatches: int = 1,
     halves: bool = False,
     balance: Balance = SUM,
+    trainable: str | None = None,
 ) -> tuple[TrainState, dict[str, Any]]:
     """Updates the state by the sum of the task losses' gradients and says what was seen on the way.
 
@@ -245,6 +246,8 @@ def train_step(
       halves: measures with the halves of each task's examples apart, for unbiased metrics. The
         update stays the same. Microbatches, and several devices, then take 2 K gradients.
       balance: whose method, if it has one, weighs the tasks in place of `task_weights`.
+      trainable: an expression of the names of the parameters that are trained, and measured; None:
+        all. The state is then that of `freezing.optimizer`.
 
     Returns:
       The new state, and metrics of the state *before* the update; see `_metrics`.
@@ -253,18 +256,18 @@ def train_step(
       ValueError: `halves` of a batch that doesn't have them; see `no_halves`.
     """
     halves = halves or needs_halves(balance)
-    if halves:
-        problem = no_halves(batch["encoder_input_tokens"].shape[1], layout, microbatches)
-        if problem is not None:
-            raise ValueError(problem)
+    examples = batch["encoder_input_tokens"].shape[1]
+    if halves and (problem := no_halves(examples, layout, microbatches)) is not None:
+        raise ValueError(problem)
     key = jax.random.fold_in(dropout_key, state.step)
     gradients = _gradients(
         state, batch, key, layout, microbatches,
-        parts=2 if halves else 1, keep=balance.keep_gradients,
+        parts=2 if halves else 1, keep=balance.keep_gradients, trainable=trainable,
     )  # fmt: skip
     remembered = state.balance if balance.method else None
     acted = acting.act(balance, remembered, task_weights, gradients, dict(groups), key)
-    new_state = _update(state, acted.gradient, layout)
+    updated = _update(state, acted.gradient, layout)
+    new_state = updated.replace(params=freezing.choose(updated.params, state.params, trainable))
     if balance.method:
         new_state = new_state.replace(balance=acted.remembered)
     metrics = _metrics(acted, new_state, halves)
@@ -346,6 +349,7 @@ def _gradients(
     microbatches: int,
     parts: int,
     keep: bool,
+    trainable: str | None,
 ) -> acting.Gradients:
     """How this step gets its gradients; of `parts` of each task's examples apart.
 
@@ -354,11 +358,16 @@ def _gradients(
     """
 
     def loss_fn(params, probes, batch, key):
-        variables = {"params": params, "probes": probes}
+        variables = {"params": freezing.as_constants(params, trainable), "probes": probes}
         return state.apply_fn(variables, batch, deterministic=False, rngs={"dropout": key})
 
     def weigh(batch):
         return state.apply_fn({}, batch, method="loss_weights")
+
+    def of_trained(groups):
+        if trainable is None:
+            return groups
+        return freezing.expressions(freezing.select(state.params, groups, trainable=trainable))
 
     def weighted(weights, groups):
         given = batch
@@ -368,7 +377,8 @@ def _gradients(
             given = state.apply_fn({}, given, method="before_splitting")
         return ways.gradient_and_grams(
             loss_fn, weigh, state.params, given, key,
-            groups=groups, layout=layout, microbatches=microbatches, parts=parts,
+            groups=of_trained(groups), layout=layout, microbatches=microbatches, parts=parts,
+            frozen=freezing.frozen(state.params, trainable),
         )  # fmt: skip
 
     def measured(groups):
@@ -378,8 +388,9 @@ def _gradients(
         return ways.grams_then_gradient(
             loss_fn, weigh, state.params,
             state.apply_fn({}, batch, method="before_splitting"), key,
-            shared=state.apply_fn({}, method="shared_parameters"), groups=groups, keep=keep,
-            layout=layout, microbatches=microbatches, parts=parts,
+            shared=of_trained({"shared": state.apply_fn({}, method="shared_parameters")})["shared"],
+            groups=of_trained(groups), keep=keep, layout=layout, microbatches=microbatches,
+            parts=parts, frozen=freezing.frozen(state.params, trainable),
         )  # fmt: skip
 
     return acting.Gradients(weighted, measured)

@@ -23,7 +23,7 @@ from mtl_t5x.conflict.running import Running
 from mtl_t5x.data import counting, features, rates, tokens
 from mtl_t5x.evaluate import Evaluation
 from mtl_t5x.experiment import Experiment
-from mtl_t5x.gradients import one_pass
+from mtl_t5x.gradients import freezing
 from mtl_t5x.models import pretrained
 from mtl_t5x.parallel import sharding
 from mtl_t5x.runtime import interruption, watchdog
@@ -228,6 +228,7 @@ def _loop(
                     layout=run.layout,
                     microbatches=run.experiment.microbatches,
                     balance=run.experiment.balance,
+                    trainable=run.experiment.trainable,
                 )
                 write = bool(groups) or bool(point) or _due(current, run.log_period)
                 run.log.add(current, metrics, write=write, point=point)
@@ -260,10 +261,11 @@ def _check_settings(
     """What no setting shows alone, before anything is read."""
     checks.check(*checks.plain("run", arguments))
     evaluation.positions(experiment)
-    params = experiment.state_shapes(None).params
-    one_pass.select(params, conflict.groups, "measure.InTraining.groups")
+    params, trainable = experiment.state_shapes(None).params, experiment.trainable
+    measured = trainable if conflict.period else None  # else only whether there are such parameters
+    freezing.select(params, conflict.groups, "measure.InTraining.groups", measured)
     if conflict.fixed_point is not None:
-        conflict.fixed_point.names(experiment.model, params)
+        conflict.fixed_point.names(experiment.model, params, trainable)
     path = arguments["initial_checkpoint_path"]
     if path is not None and not checkpoints.is_there(arguments["model_dir"]):
         config = getattr(experiment.model, "config", None)

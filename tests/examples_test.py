@@ -9,6 +9,7 @@ import pytest
 
 from mtl_t5x import main, step
 from mtl_t5x.data import features, lookup
+from mtl_t5x.settings.names import short
 from mtl_t5x.tasks import vocabularies
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -32,11 +33,38 @@ def test_mini(name, tmp_path):
     bindings = [f"{key}={value!r}" for key, value in macros.items()]
     main.run([f"gin/examples/{name}"], ["step.adamw.warmup_steps=1", *bindings])
     results = json.loads((tmp_path / "results.json").read_text())
-    names = [task.split("_", 1)[1].split(".")[0] for task in FEW.get(benchmark, ["glue_cola."])]
-    assert results["tasks"] == names and list(results["test"]) == names
+    alone = "span_corruption" if "span" in name else "glue_cola.default.semantic"
+    names = [short(task) for task in FEW.get(benchmark, [alone])]
+    assert results["tasks"] == names
+    assert list(results["test"]) == [name for name in names if name != "span_corruption"]
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 2
     assert ("conflict/encoder/directional" in json.loads(lines[0])) == bool(benchmark)
+
+
+@pytest.mark.slow
+def test_span_corruption_beside_a_supervised_task(tmp_path):
+    """Their conflict is measured."""
+    lines = (
+        "from __gin__ import dynamic_registration",
+        "from mtl_t5x.data import lookup",
+        "from mtl_t5x.tasks import span_corruption",
+        "from mtl_t5x.tasks.glue import glue",
+        'include "gin/examples/mini_glue_text_to_text.gin"',
+        'include "gin/tasks/span_corruption.gin"',
+        "lookup.find_tasks.register = [@glue.register, @span_corruption.register]",
+        'MIXTURE_OR_TASK_NAME = ["glue_rte.default.semantic", "span_corruption"]',
+        'VOCABULARY_PATH = "mini_100extra"',
+    )
+    (tmp_path / "both.gin").write_text("\n".join(lines))
+    macros = {"MODEL_DIR": str(tmp_path), "TRAIN_STEPS": 2, "BATCH_SIZE": 2, "CONFLICT_PERIOD": 1}
+    macros |= {f"t5.T5Config.{size}": value for size, value in ONE_LAYER.items()}
+    macros |= {"step.adamw.warmup_steps": 1, "TASK_FEATURE_LENGTHS": {"inputs": 32, "targets": 16}}
+    bindings = [f"{key}={value!r}" for key, value in macros.items()]
+    main.run([str(tmp_path / "both.gin")], bindings)
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss/rte"] > 0 and first["loss/span_corruption"] > 0
+    assert -1 < first["conflict/encoder/cosine"][0][1] < 1
 
 
 MINI = {"emb_dim": 64, "num_heads": 4, **ONE_LAYER}

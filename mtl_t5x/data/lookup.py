@@ -69,21 +69,22 @@ def registered_as(task: seqio.Task) -> Iterator[None]:
 def find_tasks(
     mixture_or_task_name: str | Sequence[str],
     module: str | Sequence[str] | None = None,
-    register: Callable[[], None] | None = None,
+    register: Callable[[], None] | Sequence[Callable[[], None]] = (),
 ) -> tuple[seqio.Task, ...]:
     """The tasks of a mixture, a task, or a list of either; each once, in the order given.
 
     Args:
       mixture_or_task_name: names in SeqIO's registries.
       module: imported first, to register tasks; or several.
-      register: called first, to register tasks that depend on settings, such as where the data is.
+      register: called first, to register tasks that depend on settings, such as where the data is;
+        or several.
 
     Raises:
       SettingsError: names that aren't registered, for which the nearest ones are suggested; a name
         that is given twice; a module that isn't there.
     """
-    if register is not None:
-        register()
+    for one in [register] if callable(register) else register:
+        one()
     for one in [] if module is None else _listed(module, "MIXTURE_OR_TASK_MODULE", "my_tasks"):
         import_module(one)
     tasks, faults = {}, []

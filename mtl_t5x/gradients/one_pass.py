@@ -226,3 +226,28 @@ def _check_used(losses: Callable[[dict[str, Any]], Array], probes: dict[str, Any
             "or the model uses them without mtl_t5x.gradients.probes. Leave them out of the "
             "conflict groups"
         )
+
+
+def unexplained(
+    grads: Mapping[str, Array], per_task: Mapping[str, Array]
+) -> dict[str, Float[Array, ""]]:
+    """||g - sum_k g_k|| / (||g|| + sum_k ||g_k||) by name: 0 but for rounding if all uses count."""
+
+    def norm(array):
+        return jnp.sqrt(jnp.sum(jnp.square(array)))
+
+    return {
+        name: norm(grads[name] - value.sum(axis=0))
+        / jnp.maximum(norm(grads[name]) + sum(map(norm, value)), jnp.finfo(jnp.float32).tiny)
+        for name, value in per_task.items()
+    }
+
+
+def check_explained(unexplained: Mapping[str, Float[Array, ""]]) -> None:
+    """Raises ValueError where more than rounding is unexplained."""
+    names = [name for name, part in unexplained.items() if part > 1e-3]
+    if names:
+        raise ValueError(
+            f"the tasks' gradients of {', '.join(names)} don't add up to the gradient: the model "
+            "also uses these parameters in places that don't go through mtl_t5x.gradients.probes"
+        )

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,6 +48,7 @@ def gradient_and_grams(
     groups: Mapping[str, str],
     microbatches: int = 1,
     parts: int = 1,
+    frozen: Collection[str] = (),
 ) -> tuple[Float[Array, " task"], one_pass.Params, Grams]:
     """(losses, slices of their sum's gradient, exact Gram matrix of each group), within jit.
 
@@ -58,6 +59,7 @@ def gradient_and_grams(
       layout: of the state and the batch; the gradient comes as `scattered` says.
       groups: a group's name to the regular expression of its parameters' names.
       microbatches, parts: of each device's examples; the matrices' rows are of task and part.
+      frozen: names of parameters whose gradient is 0, of which nothing is sent.
 
     Raises:
       ValueError: a group holds parameters of which every task has its own.
@@ -66,7 +68,7 @@ def gradient_and_grams(
     measured = tuple(sorted(set().union(*selected.values())))
     losses, grads = _of_devices(
         loss_fn, weigh, params, batch, key,
-        layout=layout, measured=measured, microbatches=microbatches, parts=parts,
+        layout=layout, measured=measured, microbatches=microbatches, parts=parts, frozen=frozen,
     )  # fmt: skip
     summed, _, grams = _exchanged(grads, params, layout, measured, selected, keep=False)
     return losses, unflatten_dict(summed, sep="/"), grams
@@ -84,6 +86,7 @@ def keeping_gradients(
     groups: Mapping[str, str],
     microbatches: int = 1,
     parts: int = 1,
+    frozen: Collection[str] = (),
 ) -> tuple[Float[Array, " task"], Grams, Callable[[Float[Array, " row"]], one_pass.Params]]:
     """(losses, exact Gram matrix of each group, weights of the rows -> slices of the gradient).
 
@@ -93,7 +96,7 @@ def keeping_gradients(
     (names,) = one_pass.select(params, {"kept": kept}).values()
     losses, grads = _of_devices(
         loss_fn, weigh, params, batch, key,
-        layout=layout, measured=names, microbatches=microbatches, parts=parts,
+        layout=layout, measured=names, microbatches=microbatches, parts=parts, frozen=frozen,
     )  # fmt: skip
     selected = one_pass.select(params, groups)
     summed, slices, grams = _exchanged(grads, params, layout, names, selected, keep=True)
@@ -116,9 +119,11 @@ def _of_devices(
     measured: Sequence[str],
     microbatches: int,
     parts: int,
+    frozen: Collection[str],
 ) -> tuple[Float[Array, " task"], dict[str, Array]]:
-    """Losses, and by name what each device has before anything is exchanged: gradients that have a
-    first axis, of the one sum, or where they are measured of the tasks."""
+    """Losses, and by name, but of those that are frozen, what each device has before anything is
+    exchanged: gradients that have a first axis, of the one sum, or where they are measured of the
+    tasks."""
     gathered = _by_name(params, layout.gathered)
     _check_shared(measured, gathered)
 
@@ -128,7 +133,8 @@ def _of_devices(
             loss_fn, weigh, params, batch, key, total=jax.lax.psum(weigh(batch), DATA),
             measured=measured, microbatches=microbatches, parts=parts,
         )  # fmt: skip
-        summed = {name: grad[None] for name, grad in flatten_dict(grads, sep="/").items()}
+        flat = flatten_dict(grads, sep="/")
+        summed = {name: grad[None] for name, grad in flat.items() if name not in frozen}
         return jax.lax.psum(losses, DATA), summed | per_task
 
     # Differentiating with check_vma would add the devices' gradients up by itself.
@@ -151,23 +157,26 @@ def _exchanged(
     *,
     keep: bool,
 ) -> tuple[dict[str, Array], dict[str, Array], Grams]:
-    """By name slices of the gradient and, with `keep`, in their place of the measured gradients
-    [row, …]; the Gram matrix of each group."""
+    """By name slices of the gradient, 0 where it wasn't sent, and, with `keep`, in their place of
+    the measured gradients [row, …]; the Gram matrix of each group."""
     gathered, scattered = (_by_name(params, s) for s in (layout.gathered, layout.scattered))
     kept = set(measured) if keep else set()
     reduce = functools.partial(
         _reduce, gathered=gathered, scattered=scattered, measured=measured, groups=groups, keep=keep
     )
     out_specs = (
-        {name: spec for name, spec in scattered.items() if name not in kept},
+        {name: scattered[name] for name in grads if name not in kept},
         {name: PartitionSpec(None, *scattered[name]) for name in kept},
         PartitionSpec(),
     )
     # By hand over all axes: the compiler would gather over `model` before every exchange.
-    in_specs = ({name: _of_device(spec) for name, spec in gathered.items()},)
-    return jax.shard_map(
+    in_specs = ({name: _of_device(gathered[name]) for name in grads},)
+    summed, slices, grams = jax.shard_map(
         reduce, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )(grads)
+    flat = flatten_dict(params, sep="/")
+    summed |= {name: jnp.zeros_like(flat[name]) for name in flat.keys() - grads.keys()}
+    return summed, slices, grams
 
 
 @functools.partial(jax.jit, static_argnames="layout")

@@ -7,7 +7,7 @@ conflict in the same pass. The others may be skipped: `accumulation` (microbatch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -29,6 +29,7 @@ def gradient_and_grams(
     layout: sharding.Layout | None = None,
     microbatches: int = 1,
     parts: int = 1,
+    frozen: Collection[str] = (),
 ) -> tuple[Float[Array, " task"], one_pass.Params, Grams]:
     """(losses, gradient of their sum, exact Gram matrix of each group).
 
@@ -38,6 +39,7 @@ def gradient_and_grams(
       layout: where the parameters and the batch live; None: on one device.
       microbatches: what the examples are computed in, one after the other.
       parts: of each task's examples, whose gradients are told apart: the matrices' rows.
+      frozen: names of parameters that are constants of the loss: their gradient, 0, isn't sent.
     """
 
     def at_once(params, probes):
@@ -60,7 +62,7 @@ def gradient_and_grams(
         return losses, grads, accumulation.grams(per_task, selected)
     return over_mesh.gradient_and_grams(
         loss_fn, weigh, params, batch, key, layout=layout,
-        groups=groups, microbatches=microbatches, parts=parts,
+        groups=groups, microbatches=microbatches, parts=parts, frozen=frozen,
     )  # fmt: skip
 
 
@@ -77,6 +79,7 @@ def grams_then_gradient(
     layout: sharding.Layout | None = None,
     microbatches: int = 1,
     parts: int = 1,
+    frozen: Collection[str] = (),
 ) -> tuple[Float[Array, " task"], Grams, Callable[[Float[Array, " task"]], one_pass.Params]]:
     """(losses, Gram matrix of each group, weights -> gradient).
 
@@ -99,7 +102,7 @@ def grams_then_gradient(
     options = {"groups": groups, "microbatches": microbatches, "parts": parts}
     if layout is not None:
         losses, grams, weighted = over_mesh.keeping_gradients(
-            loss_fn, weigh, params, batch, key, layout=layout, kept=shared, **options
+            loss_fn, weigh, params, batch, key, layout=layout, kept=shared, frozen=frozen, **options
         )
     else:
         losses, grams, weighted = accumulation.keeping_gradients(

@@ -114,6 +114,20 @@ def expressions(name: str, value: Any, *, none: bool = False) -> Fault:
     return None
 
 
+def expression(name: str, value: Any, example: str) -> Fault:
+    """A regular expression, or None."""
+    if value is None:
+        return None
+    wanted = f"write a regular expression in quotes, as {example!r}, or None"
+    if not isinstance(value, str):
+        return f"{name} = {_shown(value)}: {wanted}"
+    try:
+        re.compile(value)
+    except re.error as error:
+        return f"{name} = {_shown(value)} is no regular expression ({error}): {wanted}"
+    return None
+
+
 def lengths(value: Any) -> Fault:
     """Of TASK_FEATURE_LENGTHS: tokens by feature."""
     name, example = "TASK_FEATURE_LENGTHS", '{"inputs": 256, "targets": 16}'
@@ -141,6 +155,7 @@ _PLAIN: dict[str, dict[str, Callable[[Any], Fault]]] = {
         "microbatches": lambda value: whole("MICROBATCHES", value, 1, "parts of a step's examples"),
         "cache_dir": lambda value: text("CACHE_DIR", value, "a folder for tokens", none=True),
         "task_feature_lengths": lengths,
+        "trainable": lambda value: expression("TRAINABLE", value, "decoder/.*"),
     },
 }
 

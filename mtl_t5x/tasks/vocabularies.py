@@ -11,6 +11,7 @@ from etils import epath
 
 _SENTINEL = "▁<extra_id_0>"
 _MINI = pathlib.Path(__file__).with_name("mini") / "mini.model"
+_EXTRA_IDS = {"mini": 0, "mini_100extra": 100}
 
 
 @functools.cache
@@ -19,16 +20,17 @@ def load(path: str = "mini") -> seqio.Vocabulary:
 
     Args:
       path: "mini" (SentencePiece with byte fallback, trained on the embedded benchmark),
-        "bytes" (ByT5's), the path of a SentencePiece model, to which T5's 100 sentinels are added
-        where it doesn't have them itself (as mT5's), or a checkpoint's folder with such a model as
-        `spiece.model`, or with the settings of ByT5's tokenizer.
+        "mini_100extra" (the same with 100 sentinels, for span corruption), "bytes" (ByT5's), the
+        path of a SentencePiece model, to which T5's 100 sentinels are added where it doesn't have
+        them itself (as mT5's), or a checkpoint's folder with such a model as `spiece.model`, or
+        with the settings of ByT5's tokenizer.
 
     Raises:
       FileNotFoundError: no such file; names the setting VOCABULARY_PATH.
       ValueError: a file that is no SentencePiece model.
     """
-    if path == "mini":
-        return seqio.SentencePieceVocabulary(str(_MINI), extra_ids=0)
+    if path in _EXTRA_IDS:
+        return seqio.SentencePieceVocabulary(str(_MINI), extra_ids=_EXTRA_IDS[path])
     if path == "bytes":
         return seqio.ByteVocabulary()
     if epath.Path(path).is_dir():
@@ -36,8 +38,9 @@ def load(path: str = "mini") -> seqio.Vocabulary:
     if not epath.Path(path).is_file():
         raise FileNotFoundError(
             f"VOCABULARY_PATH is {path!r}, but there is no such file. Write VOCABULARY_PATH = "
-            "'mini' (shipped with the package), 'bytes' (UTF-8 bytes), or the path of a "
-            "SentencePiece model or of a checkpoint's folder with a spiece.model."
+            "'mini' (shipped with the package; 'mini_100extra' with sentinels), 'bytes' (UTF-8 "
+            "bytes), or the path of a SentencePiece model or of a checkpoint's folder with a "
+            "spiece.model."
         )
     return _sentencepiece(path)
 

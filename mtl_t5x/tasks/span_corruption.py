@@ -17,7 +17,6 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
-from mtl_t5x.settings.checks import SettingsError
 from mtl_t5x.tasks import registry, sources, vocabularies
 from mtl_t5x.tasks.glue import glue
 
@@ -42,11 +41,11 @@ def register(
       name: of the task; it may be given a second time with other files.
 
     Raises:
-      SettingsError: a vocabulary without extra ids; files that aren't there.
+      ValueError: a vocabulary without extra ids; files that aren't there.
     """
     vocabulary = vocabularies.load(vocabulary_path)
     if not vocabulary.extra_ids:
-        raise SettingsError(
+        raise ValueError(
             f"VOCABULARY_PATH = {vocabulary_path!r} has no extra ids for the sentinels of "
             "span_corruption: write 'mini_100extra', or the path of a SentencePiece model"
         )
@@ -82,12 +81,12 @@ def _source(files: str | Files) -> seqio.DataSource:
         return sources.rows_source(mini_texts, ("train", "validation"))
     example = 'write {"train": "texts/train*.txt", "validation": "texts/dev.txt"} or "mini"'
     if not isinstance(files, Mapping) or "train" not in files:
-        raise SettingsError(f"span_corruption.register.files = {files!r}: {example}")
+        raise ValueError(f"span_corruption.register.files = {files!r}: {example}")
     for split, patterns in files.items():
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             folder = epath.Path(pattern).parent
             if not any(folder.glob(epath.Path(pattern).name)):
-                raise SettingsError(
+                raise ValueError(
                     f"span_corruption.register.files: no file {pattern!r} for {split}: {example}"
                 )
     return _Lines(dict(files))
@@ -120,7 +119,7 @@ def longest(lengths: Mapping[str, int], extra_ids: int) -> int:
     """The most tokens of a text whose inputs and targets, with sentinels and EOS, fit the lengths.
 
     Raises:
-      SettingsError: not even two do.
+      ValueError: not even two do.
     """
     most = sum(lengths[name] for name in ("inputs", "targets"))
     tokens, spans = (value.numpy() for value in noise(tf.range(2, max(most, 2) + 1)))
@@ -128,7 +127,7 @@ def longest(lengths: Mapping[str, int], extra_ids: int) -> int:
     fits = (kept + spans < lengths["inputs"]) & (tokens + spans + 1 < lengths["targets"])
     fits &= spans < extra_ids
     if not fits.any():
-        raise SettingsError(
+        raise ValueError(
             f"TASK_FEATURE_LENGTHS = {dict(lengths)} hold no text with a corrupted span: write 3 "
             "inputs and 4 targets at least"
         )

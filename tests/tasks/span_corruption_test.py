@@ -8,7 +8,6 @@ import seqio
 import tensorflow as tf
 
 from mtl_t5x.data import batching
-from mtl_t5x.settings.checks import SettingsError
 from mtl_t5x.tasks import span_corruption
 
 LENGTHS = {"inputs": 24, "targets": 12}
@@ -83,11 +82,11 @@ def test_seeds_decide(task):
 
 
 def test_what_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match="VOCABULARY_PATH = 'mini' has no extra ids"):
+    with pytest.raises(ValueError, match="VOCABULARY_PATH = 'mini' has no extra ids"):
         span_corruption.register(vocabulary_path="mini")
-    with pytest.raises(SettingsError, match="no file '.*gone.txt' for train: write"):
+    with pytest.raises(ValueError, match="no file '.*gone.txt' for train: write"):
         span_corruption.register({"train": str(tmp_path / "gone.txt")})
-    with pytest.raises(SettingsError, match="files = 'texts.txt': write"):
+    with pytest.raises(ValueError, match="files = 'texts.txt': write"):
         span_corruption.register("texts.txt")
-    with pytest.raises(SettingsError, match="hold no text with a corrupted span"):
+    with pytest.raises(ValueError, match="hold no text with a corrupted span"):
         span_corruption.longest({"inputs": 2, "targets": 8}, 100)

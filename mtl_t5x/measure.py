@@ -250,8 +250,7 @@ def measure_batches(
       batches: microbatches, `[task, microbatch_size, …]`.
       counts: how many of these count for each task, from the first on: a task with fewer examples
         than another has fewer.
-      model: an architecture.
-      tasks: short names.
+      model, tasks: an architecture, and the tasks' short names.
       settings: see there.
       scale: factors, of the parameters' shapes, that the gradients are multiplied by.
       layout: where the parameters and the batches live; None: on one device.

@@ -266,8 +266,7 @@ def train_step(
     )  # fmt: skip
     remembered = state.balance if balance.method else None
     acted = acting.act(balance, remembered, task_weights, gradients, dict(groups), key)
-    updated = _update(state, acted.gradient, layout)
-    new_state = updated.replace(params=freezing.choose(updated.params, state.params, trainable))
+    new_state = _update(state, acted.gradient, layout, trainable)
     if balance.method:
         new_state = new_state.replace(balance=acted.remembered)
     metrics = _metrics(acted, new_state, halves)
@@ -306,17 +305,23 @@ def _metrics(acted: acting.Acted, new_state: TrainState, halves: bool) -> dict[s
 
 
 def _update(
-    state: TrainState, grads: one_pass.Params, layout: sharding.Layout | None
+    state: TrainState,
+    grads: one_pass.Params,
+    layout: sharding.Layout | None,
+    trainable: str | None,
 ) -> TrainState:
     """The state after the optimizer's step; over several devices each updates what it holds the
     optimizer's state of, and parameters that are whole elsewhere are gathered afterwards."""
+    # What is frozen is taken as it was: adding 0 would make 0 of -0.
     if layout is None:
-        return state.apply_gradients(grads=grads)
+        new_state = state.apply_gradients(grads=grads)
+        return new_state.replace(params=freezing.choose(new_state.params, state.params, trainable))
     new_state = state.replace(params=layout.constrain_update(state.params)).apply_gradients(
         grads=layout.constrain_update(grads)
     )
-    new_state = new_state.replace(params=layout.constrain_update(new_state.params))
-    return layout.constrain(new_state)
+    params = layout.constrain_update(new_state.params)
+    params = freezing.choose(params, state.params, trainable)
+    return layout.constrain(new_state.replace(params=params))
 
 
 def _conflict(gram: Float[Array, "row row"], halves: bool) -> dict[str, Array]:

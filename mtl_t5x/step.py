@@ -319,8 +319,7 @@ def _update(
     new_state = state.replace(params=layout.constrain_update(state.params)).apply_gradients(
         grads=layout.constrain_update(grads)
     )
-    params = layout.constrain_update(new_state.params)
-    params = freezing.choose(params, state.params, trainable)
+    params = freezing.choose(layout.constrain_update(new_state.params), state.params, trainable)
     return layout.constrain(new_state.replace(params=params))
 
 

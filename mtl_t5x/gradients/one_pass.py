@@ -33,6 +33,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.interpreters import partial_eval
 from jaxtyping import Array, Float
@@ -243,7 +244,7 @@ def unexplained(
     }
 
 
-def check_explained(unexplained: Mapping[str, Float[Array, ""]]) -> None:
+def check_explained(unexplained: Mapping[str, Float[np.ndarray, ""]]) -> None:
     """Raises ValueError where more than rounding is unexplained."""
     names = [name for name, part in unexplained.items() if part > 1e-3]
     if names:

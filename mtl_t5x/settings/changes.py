@@ -12,7 +12,7 @@ from gin import config_parser
 # how its work is divided. By the last name of what is bound, and of some by the parameter too.
 _FREE = re.compile(
     r"""
-    (Settings|Limits|Mesh|InTraining|user_folder|measure|dry_run|evaluate_run)\.\w+
+    (Settings|Limits|Mesh|InTraining|user_folder|measure|dry_run|evaluate_run|export)\.\w+
     | train\.(?!random_seed|initial_checkpoint_path)\w+
     | Experiment\.(mesh|microbatches|cache_dir)
     | Evaluation\.(period|batch_size|teacher_forced)

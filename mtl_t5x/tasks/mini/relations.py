@@ -10,11 +10,11 @@ is learned in a tenth of the steps, alone or together.
 QQP is *hurt* by all others. In four of five rows a collocation decides: a big tent is a large
 tent, a big brother is no large brother. Whether the synonym says the same is a fact of its own
 for each of 112 pairs of adjective and thing, which neither word tells alone. Nobody's training
-helps with it, and RTE's and MNLI's contradicts: to them a synonym always says the same. The words
-and weights that would have to hold the facts serve all tasks, whose pull is stronger: QQP's answers
-alone are spelled, in up to seven pieces of which the first decides ("not_duplicate"), so its loss,
-a mean over tokens, and its gradient are a third of the others' or less. Alone the facts take it
-about all its steps.
+helps with it, and RTE's and MNLI's few such rows contradict it: there a synonym always says the
+same. The words and weights that would have to hold the facts serve all tasks, whose pull is
+stronger: QQP's answers alone are spelled, in up to seven pieces of which the first decides
+("not_duplicate"), so its loss, a mean over tokens, and its gradient are a third of the others' or
+less. Alone the facts take it nearly all its steps.
 
 STS-B is at a disadvantage. Its words and grammar are its own too, so nobody's training helps, and
 six roles at once take all the steps. Whether it loses is left to the seeds.

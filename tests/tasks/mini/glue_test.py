@@ -258,7 +258,7 @@ def test_classes_are_nearly_balanced(task, split):
 
 def test_the_rows_are_the_same_on_every_machine():
     text = json.dumps([mini.rows(task, split) for task, split in EVERY_SPLIT], sort_keys=True)
-    assert zlib.crc32(text.encode()) == 2204854266
+    assert zlib.crc32(text.encode()) == 2937985415
     assert mini.rows("rte", "train", seed=1) != mini.rows("rte", "train")
 
 

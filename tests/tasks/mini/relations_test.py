@@ -91,7 +91,8 @@ def test_collocations_decide_most_of_qqp_and_none_of_their_words_does():
     rows = glue.rows("qqp", "train")
     by_label = collocations("qqp")
     told = {label: sum(cells.values()) for label, cells in by_label.items()}
-    assert 0.78 < sum(told.values()) / len(rows) < 0.82
+    # A little more than drawn: of the other rows more are seen twice, and drawn anew.
+    assert 0 < sum(told.values()) / len(rows) - glue.COLLOCATIONS < 0.03
     # That a synonym says the same, as it does elsewhere, is right in less than half of them.
     assert 0.42 < told[1] / sum(told.values()) < 0.5
     assert not set(by_label[0]) & set(by_label[1])

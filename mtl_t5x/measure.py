@@ -257,11 +257,11 @@ def measure_batches(
       trainable: an expression of the names of the parameters that are trained; None: all.
     """
     groups, width = settings.names(model, params, trainable), settings.sketch_width
-    scale, sums = None if scale is None else flatten_dict(scale, sep="/"), None
+    scale = None if scale is None else flatten_dict(scale, sep="/")
     add = functools.partial(
         _add, model=model, groups=tuple(groups.items()), width=width, layout=layout
     )
-    number = np.asarray(counts)
+    number, sums = np.asarray(counts), None
     shown = progress.bar("measuring the conflict", len(batches), "microbatch")
     for i, batch in enumerate(batches):
         sums, unexplained = add(sums, params, batch, (i < number).astype(np.float32), scale)
@@ -272,11 +272,7 @@ def measure_batches(
     losses, per_task, squared_norms = sums
     by_task = functools.partial(fixed_point.by_task, tasks)
     examples = number * settings.microbatch_size
-
-    def gram(group):
-        of_group = [per_task[key] for key in _keys(groups, group, width)]
-        return _gram(of_group, number, width, layout)
-
+    keys = functools.partial(_keys, groups, width=width)
     return {
         "tasks": list(tasks),
         "examples": dict(zip(tasks, examples.tolist(), strict=True)),
@@ -285,7 +281,7 @@ def measure_batches(
         "loss": by_task(np.asarray(losses) / number),
         "groups": {
             group: fixed_point.group_metrics(
-                *gram(group),
+                *_gram([per_task[key] for key in keys(group)], number, width, layout),
                 np.asarray(squared_norms[group], np.float64) / number,
                 examples,
                 settings.microbatch_size,

@@ -23,6 +23,7 @@ from mtl_t5x.tasks.mini import relations
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORDS = {
     relations.HELPED: findings.GAIN,
+    relations.HURT: findings.LOSS,
     relations.LEFT_ALONE: findings.UNDECIDED,
 }
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from mtl_t5x.tasks.mini import captions, entailment, grammar, lexicon
-from mtl_t5x.tasks.mini.grammar import Draw, Row
+from mtl_t5x.tasks.mini.grammar import Draw, Row, Sentence
 
 # Of the official training split; large and small as in GLUE, where `relations` asks for it.
 TRAIN_ROWS = {
     "cola": 2000, "rte": 320, "mnli": 4000, "mrpc": 2000,
-    "qnli": 2000, "qqp": 2000, "sst2": 4000, "stsb": 2000,
+    "qnli": 2000, "qqp": 4000, "sst2": 4000, "stsb": 2000,
 }  # fmt: skip
 VALIDATION_ROWS = 1000  # of the official development split, by which a study tells small effects
 
@@ -125,8 +125,37 @@ QUESTIONS = {
 }
 
 
+# The share of QQP's rows in which a collocation decides: whether two adjectives say the same of it.
+COLLOCATIONS = 0.8
+
+
 def _qqp(draw: Draw, label: int) -> Row:
-    """1: the same kind of question about the same action on the same thing."""
+    """1: the same kind of question about the same action on the same thing, of which a synonym of
+    the adjective says the same."""
+    if draw.chance(COLLOCATIONS):
+        intent = other = draw.pick(tuple(QUESTIONS))
+        first = _with_collocation(draw, bool(label))
+        synonym = lexicon.synonym(first.thing_adjective)
+        second = first.replace(thing_adjective=synonym)
+    else:
+        intent, other, first, second = _asked(draw, label)
+    texts = [
+        draw.pick(QUESTIONS[kind]).format(f"{sentence.verb} {grammar.thing_phrase(sentence)}")
+        for kind, sentence in ((intent, first), (other, second))
+    ]
+    return {"question1": texts[0], "question2": texts[1]}
+
+
+def _with_collocation(draw: Draw, is_alike: bool) -> Sentence:
+    """An event with a thing of which its adjective and the synonym say the same, or don't."""
+    while True:
+        sentence = grammar.event(draw, "thing_adjective")
+        if lexicon.is_alike(sentence.thing_adjective, sentence.thing) == is_alike:
+            return sentence
+
+
+def _asked(draw: Draw, label: int) -> tuple[str, str, Sentence, Sentence]:
+    """Two kinds of question and the events they ask about, in which the adjective is no synonym."""
     intent = other = draw.pick(tuple(QUESTIONS))
     roles = ["thing_adjective"] if draw.chance(0.3) else []
     first = second = grammar.event(draw, *roles)
@@ -138,12 +167,8 @@ def _qqp(draw: Draw, label: int) -> Row:
             second = grammar.elsewhere(draw, first)
         if kind == "role":
             second = grammar.change(draw, first, draw.pick(["verb", "thing", *roles]))
-    second = grammar.reword(draw, second, 0.4)
-    texts = [
-        draw.pick(QUESTIONS[kind]).format(f"{sentence.verb} {grammar.thing_phrase(sentence)}")
-        for kind, sentence in ((intent, first), (other, second))
-    ]
-    return {"question1": texts[0], "question2": texts[1]}
+    reworded = grammar.reword(draw, second, 0.4)
+    return intent, other, first, reworded.replace(thing_adjective=second.thing_adjective)
 
 
 def _qnli(draw: Draw, label: int) -> Row:

@@ -8,6 +8,7 @@ by the first. Everything is ordered, so that a seeded draw is the same on every 
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Iterable
 
 
@@ -174,3 +175,13 @@ def synonym(word: str) -> str:
 def opposite(word: str) -> str:
     """The antonym of an adjective or a manner; KeyError for other words."""
     return _OPPOSITE[word]
+
+
+def is_alike(adjective: str, thing: str) -> bool:
+    """Whether an adjective and its synonym say the same of this thing: a big tent is a large tent,
+    but a big brother is no large brother.
+
+    A collocation is a fact by itself: a hash stands for it, which no other pair of words foretells.
+    """
+    words = f"{concept(adjective)} {concept(thing)}"
+    return bool(zlib.crc32(words.encode()) >> 7 & 1)

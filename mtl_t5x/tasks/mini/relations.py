@@ -7,10 +7,17 @@ three times, MNLI's 3,800 about forty times, and no other task has them.
 SST-2 is *left alone*. Its words are its own, and at least three in a sentence tell the same: that
 is learned in a tenth of the steps, alone or together.
 
-Two are at a disadvantage. STS-B's words and grammar are its own too, so nobody's training helps,
-and six roles at once take all the steps. QQP's answers alone are spelled, in up to seven pieces of
-which the first decides ("not_duplicate"), so its loss, a mean over tokens, and its gradient are a
-third of the others' or less. Whether they lose is left to the seeds.
+QQP is *hurt* by all others. In four of five rows a collocation decides: a big tent is a large
+tent, a big brother is no large brother. Whether the synonym says the same is a fact of its own
+for each of 112 pairs of adjective and thing, which neither word tells alone. Nobody's training
+helps with it, and RTE's and MNLI's few such rows contradict it: there a synonym always says the
+same. The words and weights that would have to hold the facts serve all tasks, whose pull is
+stronger: QQP's answers alone are spelled, in up to seven pieces of which the first decides
+("not_duplicate"), so its loss, a mean over tokens, and its gradient are a third of the others' or
+less. Alone the facts take it nearly all its steps.
+
+STS-B is at a disadvantage. Its words and grammar are its own too, so nobody's training helps, and
+six roles at once take all the steps. Whether it loses is left to the seeds.
 
 Gradients of SST-2 or STS-B and of any other task have nothing in common: their pairs are null.
 """
@@ -24,7 +31,7 @@ from collections.abc import Mapping
 
 from mtl_t5x.tasks.mini import glue
 
-HELPED, LEFT_ALONE = "helped", "left alone"
+HELPED, HURT, LEFT_ALONE = "helped", "hurt", "left alone"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Relation:
 RELATIONS: Mapping[str, Relation] = types.MappingProxyType(
     {
         "rte": Relation(HELPED, ("mnli",)),
+        "qqp": Relation(HURT, tuple(task for task in glue.TASKS if task != "qqp")),
         "sst2": Relation(LEFT_ALONE, ()),
     }
 )

@@ -126,17 +126,31 @@ INTENTS = {
 }
 
 
+ASKED = (
+    rf"(?P<verb>{one_of(VERBS)}) "
+    rf"the (?:(?P<thing_adjective>{one_of(lexicon.THING_ADJECTIVES)}) )?(?P<thing>{one_of(THINGS)})"
+)
+
+
+def read_question(text):
+    """What kind of question it is, and the roles that it asks about, as words."""
+    [(intent, found)] = [
+        (intent, found)
+        for intent, pattern in INTENTS.items()
+        if (found := re.fullmatch(f"(?:{pattern})" + r"\?", text))
+    ]
+    return intent, re.fullmatch(ASKED, found.group(1) or found.group(2)).groupdict("")
+
+
 def qqp_oracle(row):
-    asked = []
-    for text in (row["question1"], row["question2"]):
-        [(intent, found)] = [
-            (intent, found)
-            for intent, pattern in INTENTS.items()
-            if (found := re.fullmatch(f"(?:{pattern})" + r"\?", text))
-        ]
-        rest = found.group(1) or found.group(2)
-        asked.append((intent, [lexicon.concept(word) for word in rest.split()]))
-    return int(asked[0] == asked[1])
+    (intent, first), (other, second) = map(read_question, texts(row))
+    adjective = first["thing_adjective"]
+    if intent != other or any(
+        lexicon.concept(word) != lexicon.concept(second[role]) for role, word in first.items()
+    ):
+        return 0
+    is_same = adjective == second["thing_adjective"]
+    return int(is_same or lexicon.is_alike(adjective, first["thing"]))
 
 
 def captioned(role):
@@ -244,7 +258,7 @@ def test_classes_are_nearly_balanced(task, split):
 
 def test_the_rows_are_the_same_on_every_machine():
     text = json.dumps([mini.rows(task, split) for task, split in EVERY_SPLIT], sort_keys=True)
-    assert zlib.crc32(text.encode()) == 2204854266
+    assert zlib.crc32(text.encode()) == 2937985415
     assert mini.rows("rte", "train", seed=1) != mini.rows("rte", "train")
 
 

@@ -96,7 +96,7 @@ class Experiment:
     def _check_vocabulary(self) -> checks.Fault:
         """Whether the embedding has a row for each id."""
         config = getattr(self.model, "config", None)
-        if not isinstance(config, t5.T5Config):
+        if not isinstance(config, t5.T5Config) or not self.tasks:
             return None
         if (ids := self.vocabulary.vocab_size) <= config.vocab_size:
             return None

@@ -174,11 +174,11 @@ def _check_sizes(path: epath.Path, ours: t5.T5Config, theirs: t5.T5Config) -> No
         if getattr(ours, name) != getattr(theirs, name)
     ]
     if faults:
-        raise SettingsError(
-            *faults,
-            "include the gin/models file of the checkpoint's family and size, or let its "
-            "config.json decide: --gin_file=gin/models/from_checkpoint.gin after the other files",
+        faults[-1] += (
+            ". Include the gin/models file of the checkpoint's family and size, or let its "
+            "config.json decide: --gin_file=gin/models/from_checkpoint.gin after the other files"
         )
+        raise SettingsError(*faults)
 
 
 def load_params(folder: epath.Path) -> dict[str, tensor_files.Lazy]:

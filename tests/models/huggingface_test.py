@@ -195,10 +195,10 @@ def test_another_size_is_told_by_gin_s_names(tmp_path):
     ours = dataclasses.replace(CONFIG, emb_dim=8, mlp_activations=("relu",), dtype="bfloat16")
     with pytest.raises(SettingsError) as error:
         pretrained.check(a_folder(tmp_path), ours)
-    first, second, advice = error.value.faults
+    first, second = error.value.faults
     assert re.match(r"t5.T5Config.emb_dim = 8, but \S+config.json says 5 \(d_model\)", first)
     assert "t5.T5Config.mlp_activations = ('relu',)" in second
-    assert "gin/models/from_checkpoint.gin" in advice
+    assert "gin/models/from_checkpoint.gin" in second
     pretrained.check(tmp_path / "hf", dataclasses.replace(CONFIG, dropout_rate=0.1))
 
 

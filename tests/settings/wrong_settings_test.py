@@ -129,13 +129,18 @@ WRONG_FILES = [
     (HEAD + "MY_STEPS = 4\n", "MY_STEPS is read by nothing"),
     (HEAD + "from mtl_t5x import step\nstep.adamv.b1 = 0.5\n", "Did you mean 'adamw'?"),
 ]
-CONFIG = '{"model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false}'
+# Of T5 1.1 in gin/models/t5_1_1_mini.gin's sizes.
+CONFIG = (
+    '{"model_type": "t5", "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false, '
+    '"vocab_size": 1408, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_heads": 4, "num_layers": 2}'
+)
 HEADER = b'{"a": {"data_offsets": [0, 8]}}'  # of a file that has eight bytes more
 # INITIAL_CHECKPOINT_PATH's files, and what the last line must name.
 WRONG_CHECKPOINTS = [
     ({"config.json": b'{"model_type": '}, "config.json is no JSON"),
     ({"config.json": b'{"model_type": "bert"}'}, "a model of the type 'bert'"),
-    ({"config.json": b'{"model_type": "t5"}'}, "not a T5 1.1"),
+    ({"config.json": b'{"model_type": "t5"}'}, "has vocab_size = None instead of a whole number"),
+    ({"config.json": CONFIG.replace("64", "32").encode()}, "t5.T5Config.emb_dim = 64, but"),
     ({"config.json": CONFIG.encode()}, "no model.safetensors"),
     ({"config.json": CONFIG.encode(), "model.safetensors": b"\x00" * 5}, "model.safetensors"),
     (
@@ -143,7 +148,7 @@ WRONG_CHECKPOINTS = [
             "config.json": CONFIG.encode(),
             "model.safetensors": len(HEADER).to_bytes(8, "little") + HEADER,
         },
-        "bytes instead of",
+        "no safetensors file, or cut off",
     ),
     ({}, "is an empty folder"),
 ]

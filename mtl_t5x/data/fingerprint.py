@@ -235,7 +235,7 @@ def _library_folders() -> tuple[str, ...]:
     folders = {sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")}
     for distribution in importlib.metadata.distributions():
         if distribution.read_text("INSTALLER") is not None:
-            folders.add(os.path.realpath(distribution.locate_file("")))
+            folders.add(os.path.abspath(distribution.locate_file("")))
     return tuple(f"{folder}{os.sep}" for folder in sorted(folders))
 
 

@@ -246,7 +246,7 @@ def export_params(params: Params, config: t5.T5Config, directory: epath.Path) ->
     for name, array in flatten_dict(params, sep="/").items():
         theirs = name_of(name)
         shape, transposed = tuple(array.shape), _transposed(name)
-        read = functools.partial(_as_stored, array, transposed)
+        read = functools.partial(_read, array, transposed)
         tensors[theirs] = tensor_files.Lazy(shape[::-1] if transposed else shape, read)
     tensor_files.write(directory, tensors)
     kind = "T5ForConditionalGeneration" if "decoder" in params else "T5EncoderModel"
@@ -283,9 +283,8 @@ def name_of(parameter: str) -> str:
     return theirs
 
 
-def _as_stored(array: Any, transposed: bool) -> np.ndarray:
-    array = np.asarray(array, np.float32)
-    return array.T if transposed else array
+def _read(array: Any, transposed: bool, to: np.ndarray) -> None:
+    np.copyto(to, np.asarray(array).T if transposed else np.asarray(array))
 
 
 def _transposed(name: str) -> bool:

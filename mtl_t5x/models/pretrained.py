@@ -193,7 +193,10 @@ def merge(params: Params, pretrained: Params) -> dict[str, Any]:
             + "; ".join(problems)
             + ". Include the gin/models file of the checkpoint's family and size."
         )
-    taken = {name: _like(theirs[name], ours[name]) for name in wanted}
+    # The largest first: while little else is there, and with no smaller ones between the holes that
+    # they leave in this process's memory.
+    by_size = sorted(wanted, key=lambda name: (-ours[name].size, name))
+    taken = {name: _like(theirs[name], ours[name]) for name in by_size}
     fresh = sorted(set(ours) - wanted)
     logger.info(
         "pretrained weights: %d parameters taken (%s); %d stay as initialised%s",
@@ -213,7 +216,8 @@ def _fits(name: str, ours: Any, theirs: Any) -> bool:
 def _output_of(embedding: Any) -> Lazy:
     """The output layer of a T5 1.0: its embedding, scaled."""
     rows, features = embedding.shape
-    return Lazy((features, rows), lambda: _whole(embedding).T * np.float32(features**-0.5))
+    scale = np.float32(features**-0.5)
+    return Lazy((features, rows), lambda to: np.multiply(_whole(embedding).T, scale, out=to))
 
 
 def _check_decoder(ours: Params, theirs: Params) -> None:

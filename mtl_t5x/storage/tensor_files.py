@@ -30,18 +30,25 @@ SHARD_BYTES = 2 * 10**9
 
 @dataclasses.dataclass(frozen=True)
 class Lazy:
-    """A float32 array that is read each time `np.asarray` asks for it."""
+    """A float32 array that is read each time `np.asarray` asks for it.
+
+    Args:
+      read: into an array of the shape, which may be a view: what a device takes over has to be in
+        order, and a transposed array would be copied for that.
+    """
 
     shape: tuple[int, ...]
-    read: Callable[[], np.ndarray]
+    read: Callable[[np.ndarray], None]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.read(), dtype, copy=copy)
+        array = np.empty(self.shape, np.float32)
+        self.read(array)
+        return np.asarray(array, dtype, copy=copy)
 
     @property
     def transposed(self) -> Lazy:
-        """Of a matrix; in memory it stays as it was stored."""
-        return Lazy(self.shape[::-1], lambda: self.read().T)
+        """Of a matrix."""
+        return Lazy(self.shape[::-1], lambda array: self.read(array.T))
 
 
 def tensors(folder: epath.Path) -> dict[str, Lazy] | None:
@@ -104,20 +111,19 @@ def _lazy(file: epath.Path, name: str, of: Mapping[str, Any], begin: int) -> Laz
     if dtype is not None and end - start != size * dtype.itemsize:
         raise ValueError(f"{name} takes other bytes than its shape")
 
-    def read() -> np.ndarray:
+    def read(array: np.ndarray) -> None:
         if dtype is None:
             raise ValueError(
                 f"{file} holds {name} as {of['dtype']}: read are {', '.join(_DTYPES)}, so get the "
                 "weights as they were before they were quantised"
             )
-        array = np.empty(size, np.float32)
+        rows = max(1, _PIECE * math.prod(shape[:1]) // max(1, size))
         with file.open("rb") as opened:
             opened.seek(begin + start)
-            for first in range(0, size, _PIECE):
-                count = min(_PIECE, size - first)
-                content = opened.read(count * dtype.itemsize)
-                array[first : first + count] = np.frombuffer(content, dtype)
-        return array.reshape(shape)
+            for first in range(0, len(array), rows):
+                part = array[first : first + rows]
+                content = opened.read(part.size * dtype.itemsize)
+                part[...] = np.frombuffer(content, dtype).reshape(part.shape)
 
     return Lazy(shape, read)
 

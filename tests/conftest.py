@@ -1,5 +1,6 @@
 """Shapes are checked in every test: jaxtyping's annotations are enforced by beartype."""
 
+import gc
 import os
 import pathlib
 
@@ -27,6 +28,9 @@ COMPILATION = {
 COMPILATION["XDG_CACHE_HOME"] = str(ROOT / ".cache")
 for name, value in COMPILATION.items():
     os.environ.setdefault(name, value)
+
+# Tracing makes objects by the million, and the collector would go through TensorFlow's each time.
+gc.set_threshold(50_000, 20, 100)
 
 install_import_hook(CHECKED, "beartype.beartype")
 

@@ -121,7 +121,7 @@ def random_params(experiment):
     [
         architectures.TextToText,
         pytest.param(architectures.TextToTextID, marks=pytest.mark.slow),
-        architectures.Canonical,
+        pytest.param(architectures.Canonical, marks=pytest.mark.slow),
     ],
 )
 def test_dev_loss_is_that_of_the_whole_split_at_once(architecture, tmp_path):
@@ -147,6 +147,7 @@ def test_dev_loss_is_that_of_the_whole_split_at_once(architecture, tmp_path):
         assert forced == isinstance(experiment.model.head(i), heads.Decoder)
 
 
+@pytest.mark.slow
 def test_what_is_guessed_with_the_answers_given(tmp_path, monkeypatch):
     experiment = an_experiment(architectures.TextToText)
     params = random_params(experiment)

@@ -64,6 +64,8 @@ setup(
         # The TPU's compiler, for --dry_run --topology: the version that jax's extra "tpu" names.
         # (pip below 23.3 doesn't find an extra whose name has an underscore.)
         "tpu-compiler": ["libtpu==0.0.41.*"],
+        # What T5X asks for beside this project; itself it is on no package index (docs/t5x.md).
+        "t5x": ["cached_property", "fiddle>=0.3"],
         "reference": ["torch==2.13.0", "torchjd", "transformers"],
     },
 )

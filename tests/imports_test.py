@@ -22,7 +22,7 @@ LAYERS = (
     ("balance", "models"),
     ("step",),
     ("experiment",),
-    ("evaluate", "export", "measure"),
+    ("evaluate", "export", "measure", "t5x_bridge"),
     ("dry_run", "train"),
     ("main",),
     ("study",),
@@ -47,6 +47,16 @@ def imported(path: pathlib.Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return {name.removeprefix("mtl_t5x.") for name in found if name.startswith("mtl_t5x.")}
+
+
+def packages(path: pathlib.Path) -> set[str]:
+    """What a file imports modules of, by its name alone."""
+    return {
+        (alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
 
 
 def modules() -> dict[str, pathlib.Path]:
@@ -77,6 +87,12 @@ def test_imports_go_down(name):
             assert found in BESIDE[wing], (name, other)
         else:
             assert found in LEVEL and LEVEL[found] < LEVEL[wing], (name, other)
+
+
+def test_t5x_is_imported_by_its_bridge_and_that_by_nothing():
+    for name, path in modules().items():
+        assert ("t5x" in packages(path)) == (name == "t5x_bridge"), name
+        assert not any(other.startswith("t5x_bridge") for other in imported(path)), name
 
 
 def test_there_are_no_cycles():
@@ -121,7 +137,7 @@ def test_files_and_functions_are_short():
 
 def test_the_root_is_the_pipeline():
     files = {path.stem for path in PACKAGE.glob("*.py")}
-    assert len(files) <= 9, sorted(files)
+    assert len(files) <= 10, sorted(files)
     for path in PACKAGE.rglob("__init__.py"):
         body = ast.parse(path.read_text()).body
         assert len(body) == 1 and ast.get_docstring(ast.parse(path.read_text())), path
@@ -129,14 +145,7 @@ def test_the_root_is_the_pipeline():
 
 @pytest.mark.parametrize("name", sorted(n for n in modules() if n.startswith("tasks.")))
 def test_tasks_import_no_jax(name):
-    tree = ast.parse(modules()[name].read_text())
-    roots = {
-        (alias.name if isinstance(node, ast.Import) else node.module or "").split(".")[0]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    }
-    assert not roots & {"jax", "flax", "optax", "orbax"}
+    assert not packages(modules()[name]) & {"jax", "flax", "optax", "orbax"}
 
 
 def test_results_are_redrawn_without_jax():

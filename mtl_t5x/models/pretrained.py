@@ -33,7 +33,8 @@ VOCABULARY_MULTIPLE = 128  # embeddings have rows for so many ids, and for no fu
 
 UNDERSTOOD = (
     "a Hugging Face folder (config.json with model.safetensors, or its shards and their index), "
-    "a T5X checkpoint folder (checkpoint_<step> with the index file `checkpoint`), "
+    "a T5X checkpoint folder (checkpoint_<step> with the index file `checkpoint`, or with orbax's "
+    "folder `state`), "
     "or a T5X checkpoint in one .msgpack file"
 )
 
@@ -116,6 +117,8 @@ def _kind(path: epath.Path) -> str:
         return "Hugging Face"
     if (path / "checkpoint").is_file():
         return "T5X"
+    if (path / t5x_layout.ORBAX_FOLDER).is_dir():
+        return "T5X by orbax"
     raise ValueError(f"pretrained weights: {path} {_found(path)}. Understood are {UNDERSTOOD}.")
 
 
@@ -271,4 +274,5 @@ _READ = {
     "msgpack": t5x_layout.read_file,
     "Hugging Face": huggingface.load_params,
     "T5X": t5x_layout.read_folder,
+    "T5X by orbax": t5x_layout.read_orbax,
 }

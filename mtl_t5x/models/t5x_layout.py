@@ -1,22 +1,29 @@
-"""Checkpoints in T5X's layout: a folder `checkpoint_<step>`, or one .msgpack file.
+"""Checkpoints in T5X's layouts: a folder `checkpoint_<step>`, or one .msgpack file.
 
 The folder's file `checkpoint` is an index in msgpack, which holds small arrays itself and says of
-others which zarr folder beside it they lie in.
+others which zarr folder beside it they lie in. T5X reads such folders, and writes them with
+`train.use_orbax = False`; by default it writes orbax's, `checkpoint_<step>/state`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import tensorstore
 from etils import epath
 from flax import serialization
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mtl_t5x.storage.tensor_files import Lazy
+
 Params = Mapping[str, Any]
 INDEX = "checkpoint"
+ORBAX_FOLDER = "state"
 _VERSION = 3  # of T5X's layout
 _CHUNK_BYTES = 1 << 26
 
@@ -42,6 +49,33 @@ def read_folder(folder: epath.Path) -> dict[str, np.ndarray | tensorstore.Tensor
         name: _open_zarr(folder, leaf) if isinstance(leaf, Mapping) else leaf
         for name, leaf in flat.items()
     }
+
+
+def read_orbax(folder: epath.Path) -> dict[str, Lazy]:
+    """The parameters by name; each is read when `np.asarray` asks for it.
+
+    Raises:
+      ValueError: it is no checkpoint of T5X, or not whole.
+    """
+    state = folder / ORBAX_FOLDER
+    try:
+        stored = dict(ocp.PyTreeCheckpointHandler().metadata(state))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} is no whole checkpoint of orbax: {error}") from error
+    if not stored.get("target"):
+        raise ValueError(f"{folder} is not a T5X checkpoint: its {ORBAX_FOLDER} has no target")
+
+    def read(name: str, of: Any) -> np.ndarray:
+        wanted = {"target": unflatten_dict({name: jax.ShapeDtypeStruct(of.shape, of.dtype)}, "/")}
+        whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        args = ocp.args.PyTreeRestore(wanted, restore_args=whole, partial_restore=True)
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            found = checkpointer.restore(state, args=args)
+        (array,) = jax.tree.leaves(found)
+        return np.asarray(array, np.float32)
+
+    flat = flatten_dict(stored["target"], sep="/")
+    return {name: Lazy(tuple(of.shape), partial(read, name, of)) for name, of in flat.items()}
 
 
 def write_folder(folder: epath.Path, params: Params, step: int) -> None:

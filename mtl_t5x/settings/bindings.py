@@ -188,6 +188,10 @@ def _hint(said: str) -> str:
         of = [name.rpartition(".")[0] for name in ours if name.endswith(f".{match.group(1)}")]
         line = f"from {of[0] if of else 'PACKAGE'} import {match.group(1)}"
         return f" Write `{line}` below the file's first line"
+    elif "selector train_script." in said:
+        return (
+            " This file is for T5X's own trainer: start it by `python -m t5x.train` (docs/t5x.md)"
+        )
     elif match := re.search(r"<module '([\w.]+)'.* has no attribute (\w+)", said):
         near = checks.nearest(match.group(2), vars(sys.modules[match.group(1)]))
     return f" Did you mean {near!r}?" if near else ""

@@ -304,14 +304,13 @@ def _restore(path: str, wanted: Any) -> tuple[Any, int]:
 
 
 def stored_params(path: str) -> Any:
-    """Shapes and types of the parameters of a checkpoint of ours; None where there is none."""
+    """Shapes and types of the parameters of a checkpoint of ours; None where there is none, or one
+    of another program that uses orbax, as T5X does."""
     if (found := find(path)) is None:
         return None
     folder, step = found
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype),
-        _stored(folder / f"{PREFIX}_{step}")["params"],
-    )
+    params = _stored(folder / f"{PREFIX}_{step}").get("params")
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
 
 def _whole(path: epath.Path) -> bool:

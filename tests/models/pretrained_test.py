@@ -6,6 +6,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 import tensorstore
 from flax import serialization
@@ -107,6 +108,36 @@ def test_t5x_folder_in_bfloat16(tmp_path):
     loaded = pretrained.load_params(tmp_path)["x"]
     assert loaded.dtype == np.float32
     np.testing.assert_array_equal(loaded, array.astype(jnp.bfloat16).astype(np.float32))
+
+
+def write_t5x_by_orbax(folder, params):
+    """As T5X's checkpoint manager does: its state is `target` and the optimizer's `state`."""
+    options = ocp.CheckpointManagerOptions(step_prefix="checkpoint", create=True)
+    handlers = {"state": ocp.PyTreeCheckpointHandler(use_ocdbt=True)}
+    state = {"target": params, "state": {"step": np.int32(7), "param_states": {"0": params}}}
+    with ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
+        manager.save(7, args=ocp.args.Composite(state=ocp.args.PyTreeSave(state)))
+    return folder / "checkpoint_7"
+
+
+def test_t5x_by_orbax(tmp_path):
+    params = random_t5.params()
+    checkpoint = write_t5x_by_orbax(tmp_path, params)
+    assert_equal(pretrained.load_params(checkpoint), params)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    assert_equal(pretrained.initial_params(str(checkpoint), zeros), params)
+    with pytest.raises(ValueError, match="is a folder of checkpoints: name one of them"):
+        pretrained.initial_params(str(tmp_path), zeros)
+
+
+def test_another_program_s_checkpoint(tmp_path):
+    checkpoint = write_t5x_by_orbax(tmp_path, {})
+    with pytest.raises(ValueError, match="not a T5X checkpoint: its state has no target"):
+        pretrained.load_params(checkpoint)
+    shutil.rmtree(checkpoint / "state")
+    (checkpoint / "state").mkdir()
+    with pytest.raises(ValueError, match="no whole checkpoint of orbax"):
+        pretrained.load_params(checkpoint)
 
 
 def test_t5x_folder_that_is_not_whole(tmp_path):

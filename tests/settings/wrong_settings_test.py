@@ -128,6 +128,10 @@ WRONG_FILES = [
     (HEAD + "BATCH_SIZE = = 4\n", "BATCH_SIZE = = 4"),
     (HEAD + "MY_STEPS = 4\n", "MY_STEPS is read by nothing"),
     (HEAD + "from mtl_t5x import step\nstep.adamv.b1 = 0.5\n", "Did you mean 'adamw'?"),
+    (
+        HEAD + "import __main__ as train_script\ntrain_script.train.total_steps = 1\n",
+        "python -m t5x.train",
+    ),
 ]
 # Of T5 1.1 in gin/models/t5_1_1_mini.gin's sizes.
 CONFIG = (

@@ -65,14 +65,13 @@ def read_orbax(folder: epath.Path) -> dict[str, Lazy]:
     if not stored.get("target"):
         raise ValueError(f"{folder} is not a T5X checkpoint: its {ORBAX_FOLDER} has no target")
 
-    def read(name: str, of: Any) -> np.ndarray:
+    def read(name: str, of: Any, into: np.ndarray) -> None:
         wanted = {"target": unflatten_dict({name: jax.ShapeDtypeStruct(of.shape, of.dtype)}, "/")}
         whole = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(wanted, restore_args=whole, partial_restore=True)
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             found = checkpointer.restore(state, args=args)
-        (array,) = jax.tree.leaves(found)
-        return np.asarray(array, np.float32)
+        (into[...],) = jax.tree.leaves(found)
 
     flat = flatten_dict(stored["target"], sep="/")
     return {name: Lazy(tuple(of.shape), partial(read, name, of)) for name, of in flat.items()}

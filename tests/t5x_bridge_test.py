@@ -14,6 +14,7 @@ import subprocess
 import sys
 
 import flax.linen as nn
+import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -189,6 +190,25 @@ def test_models_that_cannot_be(bridge):
         model.gradients(random_t5.params(), rows, jax.random.key(0), bridge.ENCODER, 3)
     with pytest.raises(SettingsError, match="train_script.train.model = .*t5x_bridge.Model"):
         bridge.Trainer(model=object())
+
+
+@pytest.mark.t5x
+def test_the_small_example_is_complete(bridge, monkeypatch):
+    from t5x import gin_utils, train
+
+    monkeypatch.setitem(sys.modules, "__main__", train)  # as `python -m t5x.train` has it
+    gin.clear_config(clear_constants=True)
+    paths = [str(ROOT), str(pathlib.Path(train.__file__).parents[1])]
+    macros = {"DATA": "mini", "VOCABULARY_PATH": "mini", "INITIAL_CHECKPOINT_PATH": "unused"}
+    macros |= {"MODEL_DIR": "unused", "TRAIN_STEPS": 10}
+    bindings = [f"{name}={value!r}" for name, value in macros.items()]
+    try:
+        gin_utils.parse_gin_flags(paths, ["gin/t5x/small_glue_text_to_text.gin"], bindings)
+        model = gin.query_parameter("%MODEL").scoped_configurable_fn()
+    finally:
+        gin.clear_config(clear_constants=True)
+    assert isinstance(model, bridge.Model) and len(model.tasks) == 8
+    assert model.module.config.emb_dim == 512 and model._z_loss == 1e-4
 
 
 STEPS, WARM_UP = 20, "optax.warmup_cosine_decay_schedule.warmup_steps"

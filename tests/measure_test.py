@@ -44,6 +44,14 @@ def params():
     return random_t5.params(CONFIG)
 
 
+def test_groups_have_one_order_in_every_process(params):
+    """Processes that measured them in orders of their own would add up each other's groups."""
+    layers = ["decoder/layers_0", "encoder/layers_0", "encoder/layers_1"]
+    assert list(SETTINGS.names(MODEL, params)) == ["encoder", "decoder", *layers]
+    of_decoder = SETTINGS.names(MODEL, params, "decoder/.*")
+    assert list(of_decoder) == ["decoder", "decoder/layers_0"]
+
+
 @pytest.fixture(scope="module")
 def gradients(params):
     """Gradient of each microbatch and task by parameter: `[microbatch, task, *shape]`."""

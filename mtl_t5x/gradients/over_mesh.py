@@ -160,7 +160,7 @@ def _exchanged(
     """By name slices of the gradient, 0 where it wasn't sent, and, with `keep`, in their place of
     the measured gradients [row, …]; the Gram matrix of each group."""
     gathered, scattered = (_by_name(params, s) for s in (layout.gathered, layout.scattered))
-    kept = set(measured) if keep else set()
+    kept = tuple(measured) if keep else ()
     reduce = functools.partial(
         _reduce, gathered=gathered, scattered=scattered, measured=measured, groups=groups, keep=keep
     )
@@ -175,7 +175,7 @@ def _exchanged(
         reduce, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )(grads)
     flat = flatten_dict(params, sep="/")
-    summed |= {name: jnp.zeros_like(flat[name]) for name in flat.keys() - grads.keys()}
+    summed |= {name: jnp.zeros_like(flat[name]) for name in flat if name not in grads}
     return summed, slices, grams
 
 

@@ -136,8 +136,8 @@ def test_files_and_functions_are_short():
 
 
 def test_the_root_is_the_pipeline():
-    files = {path.stem for path in PACKAGE.glob("*.py")}
-    assert len(files) <= 10, sorted(files)
+    files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert len(files) <= 9, sorted(files)
     for path in PACKAGE.rglob("__init__.py"):
         body = ast.parse(path.read_text()).body
         assert len(body) == 1 and ast.get_docstring(ast.parse(path.read_text())), path

@@ -17,7 +17,6 @@ import pathlib
 import tempfile
 
 import jax
-import step as step_benchmark
 import workbench
 
 from mtl_t5x import main as mtl_t5x_main
@@ -50,7 +49,7 @@ def here(arguments: argparse.Namespace) -> dict[str, float]:
         )
         compiled = step.train_step.lower(state, batch, jax.random.key(1), balance=chosen).compile()
         memory[name] = workbench.temporary_mebibytes(compiled)
-        runs[name] = step_benchmark.runner(compiled, state, batch)
+        runs[name] = workbench.feeding_back(compiled, state, batch, jax.random.key(1))
     seconds = workbench.interleaved(runs, arguments.rounds, arguments.budget)
     print(
         f"{arguments.size}: {arguments.tasks} tasks of {arguments.batch} examples, "
@@ -91,12 +90,7 @@ def on_tpu(topology: str) -> dict[str, float]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(workbench.CONFIGS), default="mini")
-    parser.add_argument("--tasks", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=4, help="examples per task")
-    parser.add_argument("--rounds", type=int, default=40, help="of the five steps")
-    parser.add_argument("--budget", type=float, default=400.0, help="seconds at most")
+    parser = workbench.parser(__doc__, rounds=40)
     parser.add_argument("--topology", default=None, help="TPUs that needn't be there, as v5e:2x4")
     arguments = parser.parse_args()
     ratios = here(arguments) if arguments.topology is None else on_tpu(arguments.topology)

@@ -10,7 +10,6 @@ the latter two measure the conflict. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Callable
@@ -58,18 +57,6 @@ def t5xs_step(kind: type[trainer.Trainer], model: models.EncoderDecoderModel, ro
     return partitioner.compile(made._partitioned_train_step, state, rows), state
 
 
-def feeding_back(compiled: Callable, state) -> Callable[[], None]:
-    """Runs a step on its own state, whose buffers it takes."""
-    states = [state]
-
-    def run():
-        new, metrics = compiled(states.pop())
-        states.append(new)
-        jax.block_until_ready((new, metrics))
-
-    return run
-
-
 def runs(size: str, num_tasks: int, examples: int) -> dict[str, Callable[[], None]]:
     """The three steps by name, each compiled."""
     glue.register()
@@ -97,22 +84,16 @@ def runs(size: str, num_tasks: int, examples: int) -> dict[str, Callable[[], Non
     made = {}
     for name, (kind, model) in steps.items():
         compiled, state = t5xs_step(kind, model, rows)
-        made[name] = feeding_back(lambda state, compiled=compiled: compiled(state, rows), state)
+        made[name] = workbench.feeding_back(compiled, state, rows)
     state, key = workbench.new_state(size), jax.random.key(1)
     placed = jax.device_put(batch)
     ours = step.train_step.lower(state, placed, key, groups=workbench.ENCODER_GROUPS).compile()
-    made["ours"] = feeding_back(lambda state: ours(state, placed, key), state)
+    made["ours"] = workbench.feeding_back(ours, state, placed, key)
     return made
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(workbench.CONFIGS), default="mini")
-    parser.add_argument("--tasks", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=4, help="examples per task")
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--budget", type=float, default=400.0, help="seconds at most")
-    arguments = parser.parse_args()
+    arguments = workbench.parser(__doc__, rounds=20).parse_args()
     seconds = workbench.interleaved(
         runs(arguments.size, arguments.tasks, arguments.batch), arguments.rounds, arguments.budget
     )

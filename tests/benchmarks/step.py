@@ -8,7 +8,6 @@ line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 
 import jax
@@ -28,31 +27,15 @@ def compiled_steps(size: str, tasks: int, examples: int):
     return compiled, state, batch
 
 
-def runner(compiled: jax.stages.Compiled, state, batch):
-    """Runs the step on its own state, which it feeds back: the step reuses its buffers."""
-    key = jax.random.key(1)
-    states = [jax.tree.map(lambda leaf: leaf.copy(), state)]
-
-    def run():
-        state, metrics = compiled(states.pop(), batch, key)
-        states.append(state)
-        jax.block_until_ready((state, metrics))
-
-    return run
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=sorted(workbench.CONFIGS), default="mini")
-    parser.add_argument("--tasks", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=4, help="examples per task")
-    parser.add_argument("--rounds", type=int, default=None, help="pairs of steps")
-    parser.add_argument("--budget", type=float, default=400.0, help="seconds at most")
-    arguments = parser.parse_args()
+    arguments = workbench.parser(__doc__, rounds=None).parse_args()
     rounds = arguments.rounds or {"mini": 200, "small": 40}[arguments.size]
 
     compiled, state, batch = compiled_steps(arguments.size, arguments.tasks, arguments.batch)
-    runs = {name: runner(program, state, batch) for name, program in compiled.items()}
+    runs = {
+        name: workbench.feeding_back(program, state, batch, jax.random.key(1))
+        for name, program in compiled.items()
+    }
     del state
     seconds = workbench.interleaved(runs, rounds, arguments.budget)
     ratio = workbench.median_ratio(seconds["measuring"], seconds["plain"])

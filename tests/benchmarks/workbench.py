@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import pathlib
 import sys
@@ -76,6 +77,29 @@ def new_state(size: str):
 
 def temporary_mebibytes(compiled: jax.stages.Compiled) -> float:
     return compiled.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def feeding_back(compiled: Callable, state: Any, *arguments: Any) -> Callable[[], None]:
+    """Runs a step on its own state, which it feeds back: the step reuses its buffers."""
+    states = [jax.tree.map(lambda leaf: leaf.copy(), state)]
+
+    def run():
+        new, metrics = compiled(states.pop(), *arguments)
+        states.append(new)
+        jax.block_until_ready((new, metrics))
+
+    return run
+
+
+def parser(documentation: str, rounds: int | None) -> argparse.ArgumentParser:
+    """Of a benchmark that times steps in turn; `rounds` by default."""
+    made = argparse.ArgumentParser(description=documentation.splitlines()[0])
+    made.add_argument("--size", choices=sorted(CONFIGS), default="mini")
+    made.add_argument("--tasks", type=int, default=8)
+    made.add_argument("--batch", type=int, default=4, help="examples per task")
+    made.add_argument("--rounds", type=int, default=rounds, help="of each step once")
+    made.add_argument("--budget", type=float, default=400.0, help="seconds at most")
+    return made
 
 
 def interleaved(

@@ -99,10 +99,13 @@ class Settings:
         if model.shares_decoder:
             groups = {"encoder": one_pass.ENCODER, "decoder": DECODER, r"\1": LAYERS}
         still = freezing.frozen(params, trainable)
-        of_all = {group: one_pass.select(params, {group: groups[group]}) for group in groups}
         # In one order everywhere: the groups' sums over the devices are exchanged one by one.
-        some = [g for g, found in of_all.items() if not still.issuperset(sum(found.values(), ()))]
-        return select({g: groups[g] for g in some or groups}, "measure.Settings.groups")
+        some = {
+            group: pattern
+            for group, pattern in groups.items()
+            if not still.issuperset(sum(one_pass.select(params, {group: pattern}).values(), ()))
+        }
+        return select(some or groups, "measure.Settings.groups")
 
 
 @dataclasses.dataclass(frozen=True)

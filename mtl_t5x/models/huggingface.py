@@ -245,9 +245,8 @@ def export_params(params: Params, config: t5.T5Config, directory: epath.Path) ->
     tensors = {}
     for name, array in flatten_dict(params, sep="/").items():
         theirs = name_of(name)
-        shape, transposed = tuple(array.shape), _transposed(name)
-        read = functools.partial(_read, array, transposed)
-        tensors[theirs] = tensor_files.Lazy(shape[::-1] if transposed else shape, read)
+        tensor = tensor_files.Lazy(tuple(array.shape), functools.partial(_read, array))
+        tensors[theirs] = tensor.transposed if _transposed(name) else tensor
     tensor_files.write(directory, tensors)
     kind = "T5ForConditionalGeneration" if "decoder" in params else "T5EncoderModel"
     write_config(config, directory, kind)
@@ -283,8 +282,8 @@ def name_of(parameter: str) -> str:
     return theirs
 
 
-def _read(array: Any, transposed: bool, to: np.ndarray) -> None:
-    np.copyto(to, np.asarray(array).T if transposed else np.asarray(array))
+def _read(array: Any, to: np.ndarray) -> None:
+    np.copyto(to, np.asarray(array))
 
 
 def _transposed(name: str) -> bool:

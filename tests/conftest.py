@@ -36,6 +36,13 @@ gc.set_threshold(50_000, 20, 100)
 install_import_hook(CHECKED, "beartype.beartype")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """XLA's older way from fusions to LLVM compiles in little more than half of the time: the fast
+    tests take it, the others its newer one, as users do."""
+    if "not slow" in config.option.markexpr:
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+
 def pytest_collection() -> None:
     """Imports the large libraries, in processes that run tests, before anything that is checked:
     what a checked module imports first isn't taken from its compiled files, but compiled anew.

@@ -1,5 +1,7 @@
 """Products and spread weights: gradients as those of plain autodiff, and what probes read."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -159,11 +161,11 @@ def test_low_precision_activations_keep_float32_gradients():
 
 
 def test_this_jaxlib_multiplies_right():
-    """A reduce fused with a batched product whose right side is broadcast."""
+    """A reduce fused with a batched product whose right side is broadcast, compiled as users do."""
     tasks, rows, heads, ranks, features = 4, 8, 4, 32, 1024
     d, w = arrays((tasks, rows, heads, features), (ranks, features))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options={"xla_cpu_use_fusion_emitters": True})
     def product(d, w):
         repeated = jnp.broadcast_to(w, (tasks, ranks, features))
         return jnp.einsum("khn,krn->khr", d.sum(1), repeated)

@@ -51,8 +51,15 @@ def pytest_collection() -> None:
         importlib.import_module(name)
 
 
-# A file is tested by one process: those that take longest begin first, so that none is left last.
-LONGEST = ("readme_test.py", "train_test.py", "processes_test.py", "examples_test.py")
+# A file is tested by one process: those that take longest begin first, so that none is left last,
+# and the one that would be among the last by its name.
+LONGEST = (
+    "readme_test.py",
+    "train_test.py",
+    "processes_test.py",
+    "examples_test.py",
+    "paper_preset_test.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,5 +1,7 @@
 """A small T5 with random weights, and a batch, for the tests of every module."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,9 +23,15 @@ CONFIG = t5.T5Config(
 
 
 def params(config=CONFIG, seed=0):
-    """Parameters of one decoder for all."""
+    """Parameters of one decoder for all, in buffers of their own."""
+    return jax.tree.map(jnp.array, _params(config, seed))
+
+
+@functools.cache
+def _params(config, seed):
     ids = jnp.ones((1, 4), jnp.int32)
-    return params_of(architectures.TextToText(config), seed, ids, ids, method="logits")
+    model = architectures.TextToText(config)
+    return jax.device_get(params_of(model, seed, ids, ids, method="logits"))
 
 
 def params_of(model, seed, *arguments, method=None):

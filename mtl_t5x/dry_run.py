@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import pathlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -64,7 +65,7 @@ class Cost:
     Attributes:
       held_bytes: what stays, the state and the batch.
       temporary_bytes: besides, while it runs.
-      flops, accessed_bytes: floating point operations, bytes read and written.
+      flops, accessed_bytes: floating point operations, bytes read and written; in loops roughly.
       sent_bytes, sent_times: on the wire, and by how many operations, by their kind.
       cycles: by place, as a TPU's compiler estimates them, costliest first; else empty.
     """
@@ -217,7 +218,8 @@ def _cost_for_topology(
 ) -> Cost:
     """Compiled, or as it was found in an earlier dry run of the same program."""
     versions = [importlib.metadata.version(name) for name in ("jax", "libtpu")]
-    identity = [lowered.as_text(), devices[0].device_kind, len(devices), *versions]
+    read_by = pathlib.Path(hlo.__file__).read_text()  # what is kept is what was read of programs
+    identity = [lowered.as_text(), devices[0].device_kind, len(devices), *versions, read_by]
     known = cache / f"{hashlib.sha256(repr(identity).encode()).hexdigest()}.json"
     if known.exists():
         return _from_json(json.loads(known.read_text()))
@@ -304,14 +306,14 @@ def _make_cpus(mesh: sharding.Mesh) -> None:
 def _cost(compiled: jax.stages.Compiled, devices: int) -> Cost:
     memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
     text = compiled.as_text()
-    traffic = hlo.traffic(text, devices)
+    traffic, repeated = hlo.traffic(text, devices), hlo.repeated(text)
     return Cost(
         held_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes,
-        flops=analysis["flops"],
-        accessed_bytes=analysis["bytes accessed"],
+        flops=analysis["flops"] * repeated.flops,
+        accessed_bytes=analysis["bytes accessed"] * repeated.accessed_bytes,
         sent_bytes=traffic.bytes,
         sent_times=traffic.operations,
         cycles=hlo.cycles(text),

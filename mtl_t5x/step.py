@@ -194,6 +194,7 @@ def state_layout(
         num_tasks=batch["encoder_input_tokens"].shape[0],
         batch_size=batch_size,
         runs_on_task_subset=model.runs_on_task_subset,
+        in_loops=model.in_loops,
         devices=devices,
         setting=setting,
     )
@@ -365,6 +366,8 @@ def _gradients(
         variables = {"params": freezing.as_constants(params, trainable), "probes": probes}
         return state.apply_fn(variables, batch, deterministic=False, rngs={"dropout": key})
 
+    frozen = freezing.frozen(state.params, trainable)
+
     def weigh(batch):
         return state.apply_fn({}, batch, method="loss_weights")
 
@@ -382,7 +385,7 @@ def _gradients(
         return ways.gradient_and_grams(
             loss_fn, weigh, state.params, given, key,
             groups=of_trained(groups), layout=layout, microbatches=microbatches, parts=parts,
-            frozen=freezing.frozen(state.params, trainable),
+            frozen=frozen,
         )  # fmt: skip
 
     def measured(groups):
@@ -394,7 +397,7 @@ def _gradients(
             state.apply_fn({}, batch, method="before_splitting"), key,
             shared=of_trained({"shared": state.apply_fn({}, method="shared_parameters")})["shared"],
             groups=of_trained(groups), keep=keep, layout=layout, microbatches=microbatches,
-            parts=parts, frozen=freezing.frozen(state.params, trainable),
+            parts=parts, frozen=frozen,
         )  # fmt: skip
 
     return acting.Gradients(weighted, measured)

@@ -17,6 +17,7 @@ inner axis, a TPU would have to lay it out anew.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,7 +30,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
 from mtl_t5x.conflict import metrics as conflict_metrics
-from mtl_t5x.gradients import accumulation, one_pass
+from mtl_t5x.gradients import accumulation, one_pass, slices
 from mtl_t5x.parallel import sharding
 from mtl_t5x.parallel.sharding import DATA, EXAMPLES, MODEL, SLICES, TASK
 
@@ -66,11 +67,11 @@ def gradient_and_grams(
     """
     selected = one_pass.select(params, groups)
     measured = tuple(sorted(set().union(*selected.values())))
-    losses, grads = _of_devices(
-        loss_fn, weigh, params, batch, key,
-        layout=layout, measured=measured, microbatches=microbatches, parts=parts, frozen=frozen,
+    losses, grads, late = _of_devices(
+        loss_fn, weigh, params, batch, key, layout=layout, measured=measured,
+        microbatches=microbatches, parts=parts, frozen=frozen, keep=False,
     )  # fmt: skip
-    summed, _, grams = _exchanged(grads, params, layout, measured, selected, keep=False)
+    summed, _, grams = _exchanged(grads, late, params, layout, measured, selected, keep=False)
     return losses, unflatten_dict(summed, sep="/"), grams
 
 
@@ -94,18 +95,37 @@ def keeping_gradients(
     `kept` matches: K / devices times their memory. The other arguments are as above.
     """
     (names,) = one_pass.select(params, {"kept": kept}).values()
-    losses, grads = _of_devices(
-        loss_fn, weigh, params, batch, key,
-        layout=layout, measured=names, microbatches=microbatches, parts=parts, frozen=frozen,
+    losses, grads, late = _of_devices(
+        loss_fn, weigh, params, batch, key, layout=layout, measured=names,
+        microbatches=microbatches, parts=parts, frozen=frozen, keep=True,
     )  # fmt: skip
     selected = one_pass.select(params, groups)
-    summed, slices, grams = _exchanged(grads, params, layout, names, selected, keep=True)
+    summed, kept_rows, grams = _exchanged(grads, late, params, layout, names, selected, keep=True)
 
     def weighted(weights: Float[Array, " row"]) -> one_pass.Params:
-        mixed = {name: accumulation.mixed(weights, rows) for name, rows in slices.items()}
+        mixed = {name: accumulation.mixed(weights, rows) for name, rows in kept_rows.items()}
         return unflatten_dict(summed | mixed, sep="/")
 
     return losses, grams, weighted
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["summed", "rows", "grams"], meta_fields=[]
+)
+@dataclasses.dataclass(frozen=True)
+class Late:
+    """What is exchanged already, of the parameters that are gathered in a loop, by name.
+
+    Attributes:
+      summed: slices of the gradient.
+      rows: of those that are measured slices [row, …], where they are kept, or add up over
+        microbatches before their Gram matrix can be known.
+      grams: else each device's part of it, [1, row, row].
+    """
+
+    summed: Any
+    rows: Any
+    grams: Any
 
 
 def _of_devices(
@@ -120,36 +140,69 @@ def _of_devices(
     microbatches: int,
     parts: int,
     frozen: Collection[str],
-) -> tuple[Float[Array, " task"], dict[str, Array]]:
+    keep: bool,
+) -> tuple[Float[Array, " task"], dict[str, Array], Late]:
     """Losses, and by name, but of those that are frozen, what each device has before anything is
     exchanged: gradients that have a first axis, of the one sum, or where they are measured of the
-    tasks."""
-    gathered = _by_name(params, layout.gathered)
+    tasks; and apart from them what is exchanged in a loop."""
+    gathered, scattered, late = (
+        _by_name(params, of_each) for of_each in (layout.gathered, layout.scattered, layout.late)
+    )
     _check_shared(measured, gathered)
+    late = {name: cut for name, cut in late.items() if cut is not None}
+    read = [name for name in measured if name in late]
+    as_rows = keep or microbatches > 1
 
     def local(params, batch, key):
         key = jax.random.fold_in(key, jax.lax.axis_index(EXAMPLES))
+        rows = len(weigh(batch)) * parts
+        sliced = {
+            name: slices.Sliced(None, cut, _axes(gathered[name]), rows)
+            for name, cut in late.items()
+        }
+        readings = _zeros(params, read, rows * jax.lax.axis_size(TASK), as_rows)
         losses, grads, per_task = accumulation.accumulate(
-            loss_fn, weigh, params, batch, key, total=jax.lax.psum(weigh(batch), DATA),
-            measured=measured, microbatches=microbatches, parts=parts,
+            slices.of_slices(loss_fn, sliced), weigh, {**params, slices.READINGS: readings},
+            batch, key, total=jax.lax.psum(weigh(batch), DATA),
+            measured=[name for name in measured if name not in late],
+            microbatches=microbatches, parts=parts,
         )  # fmt: skip
-        flat = flatten_dict(grads, sep="/")
+        readings = grads[slices.READINGS]
+        flat = flatten_dict({name: grads[name] for name in params}, sep="/")
+        done = Late(
+            summed={name: flat.pop(name) for name in late},
+            rows={name: rows[:, 0] for name, rows in readings.items()} if as_rows else {},
+            grams={} if as_rows else {name: gram[None] for name, gram in readings.items()},
+        )
         summed = {name: grad[None] for name, grad in flat.items() if name not in frozen}
-        return jax.lax.psum(losses, DATA), summed | per_task
+        return jax.lax.psum(losses, DATA), summed | per_task, done
 
     # Differentiating with check_vma would add the devices' gradients up by itself.
     return jax.shard_map(
         local,
         mesh=layout.mesh,
         axis_names={TASK, DATA},  # what is split over `model` is left to the compiler
-        in_specs=(_tasks_only(gathered), sharding.BATCH, PartitionSpec()),
-        out_specs=(PartitionSpec(TASK), PartitionSpec(EXAMPLES)),
+        in_specs=(_as_used(gathered, scattered, late), sharding.BATCH, PartitionSpec()),
+        out_specs=(
+            PartitionSpec(TASK),
+            PartitionSpec(EXAMPLES),
+            Late(
+                summed={name: _but_model(scattered[name]) for name in late},
+                rows={
+                    name: PartitionSpec(None, *_but_model(scattered[name]))
+                    for name in read
+                    if as_rows
+                },
+                grams=PartitionSpec(EXAMPLES),
+            ),
+        ),
         check_vma=False,
     )(params, batch, key)
 
 
 def _exchanged(
     grads: Mapping[str, Array],
+    late: Late,
     params: one_pass.Params,
     layout: sharding.Layout,
     measured: Sequence[str],
@@ -160,23 +213,30 @@ def _exchanged(
     """By name slices of the gradient, 0 where it wasn't sent, and, with `keep`, in their place of
     the measured gradients [row, …]; the Gram matrix of each group."""
     gathered, scattered = (_by_name(params, s) for s in (layout.gathered, layout.scattered))
-    kept = tuple(measured) if keep else ()
+    kept = [name for name in measured if keep and name in grads]
+    of_rows = {name: PartitionSpec(None, *scattered[name]) for name in measured}
     reduce = functools.partial(
         _reduce, gathered=gathered, scattered=scattered, measured=measured, groups=groups, keep=keep
     )
-    out_specs = (
-        {name: scattered[name] for name in grads if name not in kept},
-        {name: PartitionSpec(None, *scattered[name]) for name in kept},
-        PartitionSpec(),
-    )
     # By hand over all axes: the compiler would gather over `model` before every exchange.
-    in_specs = ({name: _of_device(gathered[name]) for name in grads},)
-    summed, slices, grams = jax.shard_map(
-        reduce, mesh=layout.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-    )(grads)
+    summed, rows, grams = jax.shard_map(
+        reduce,
+        mesh=layout.mesh,
+        in_specs=(
+            {name: _of_device(gathered[name]) for name in grads},
+            {name: of_rows[name] for name in late.rows},
+            PartitionSpec(EXAMPLES),
+        ),
+        out_specs=(
+            {name: scattered[name] for name in grads if name not in kept},
+            {name: of_rows[name] for name in kept},
+            PartitionSpec(),
+        ),
+        check_vma=False,
+    )(grads, late.rows, late.grams)
     flat = flatten_dict(params, sep="/")
-    summed |= {name: jnp.zeros_like(flat[name]) for name in flat if name not in grads}
-    return summed, slices, grams
+    not_sent = {name: jnp.zeros_like(flat[name]) for name in flat if name not in grads}
+    return {**not_sent, **late.summed, **summed}, rows | (late.rows if keep else {}), grams
 
 
 @functools.partial(jax.jit, static_argnames="layout")
@@ -217,6 +277,8 @@ def _check_shared(measured: Sequence[str], gathered: Specs) -> None:
 
 def _reduce(
     grads: Mapping[str, Array],
+    late_rows: Mapping[str, Array],
+    late_grams: Mapping[str, Array],
     *,
     gathered: Specs,
     scattered: Specs,
@@ -226,18 +288,20 @@ def _reduce(
 ) -> tuple[dict[str, Array], dict[str, Array], Grams]:
     """On each device: its slice of the gradient, its slices of those that are kept, and the Gram
     matrix of each group."""
-    summed, kept, parts = {}, {}, {}
+    summed, kept = {}, {}
+    parts = {name: _once(gram[0]) for name, gram in late_grams.items()}
+    parts |= {name: _part_of_gram(rows, gathered[name]) for name, rows in late_rows.items()}
     for name, grad in grads.items():
-        where, slices = gathered[name], scattered[name]
+        where, cut_as = gathered[name], scattered[name]
         if name not in measured:
-            summed[name] = _sum(grad[0], where, slices)
+            summed[name] = _sum(grad[0], where, cut_as)
             continue
-        is_cut = _cut_axis(where, slices) is not None
+        is_cut = sharding.cut_axis(where, cut_as) is not None
         if is_cut:
-            rows = _exchange(grad, where, slices)
+            rows = slices.exchanged(grad, sharding.cut_axis(where, cut_as))
             parts[name] = _part_of_gram(rows, where)
         else:
-            rows = _exchange_flat(grad)
+            rows = _exchanged_flat(grad)
             parts[name] = _part_of_gram(rows, _FLAT)
         # Added one by one, which a TPU's compiler fuses with the norm: a reduction stands alone.
         result = rows if keep else functools.reduce(jnp.add, rows)
@@ -246,15 +310,44 @@ def _reduce(
     return summed, kept, jax.lax.psum(grams, (*EXAMPLES, MODEL)) if grams else {}
 
 
-def _tasks_only(gathered: Specs) -> Any:
-    """Of the parameters as the loss takes them: whole, but for those that every task has."""
+def _zeros(
+    params: one_pass.Params, names: Sequence[str], rows: int, as_rows: bool
+) -> dict[str, Array]:
+    """Of which slices of the rows' gradients are read, or else their Gram matrices."""
+    flat = flatten_dict(params, sep="/")
+    shapes = {name: (1, *flat[name].shape) if as_rows else (rows,) for name in names}
+    return {name: jnp.zeros((rows, *shape)) for name, shape in shapes.items()}
+
+
+def _axes(gathered: PartitionSpec) -> tuple[str, ...]:
+    """Of the mesh, that a parameter's slices are spread over."""
+    return tuple(axis for axis in SLICES if axis not in gathered)
+
+
+def _as_used(gathered: Specs, scattered: Specs, late: Collection[str]) -> Any:
+    """Of the parameters as the loss takes them: whole, but for those that every task has, and for
+    the late ones, which come in slices."""
     return unflatten_dict(
         {
-            name: PartitionSpec(*(axis if axis == TASK else None for axis in spec))
+            name: _but_model(scattered[name])
+            if name in late
+            else PartitionSpec(*(axis if axis == TASK else None for axis in spec))
             for name, spec in gathered.items()
         },
         sep="/",
     )
+
+
+def _but_model(spec: PartitionSpec) -> PartitionSpec:
+    """What of a parameter's places isn't left to the compiler."""
+
+    def without(axes):
+        left = tuple(
+            axis for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis != MODEL
+        )
+        return left or None
+
+    return PartitionSpec(*map(without, spec))
 
 
 def _of_device(gathered: PartitionSpec) -> PartitionSpec:
@@ -262,54 +355,36 @@ def _of_device(gathered: PartitionSpec) -> PartitionSpec:
     return PartitionSpec(EXAMPLES, *(axis if axis == MODEL else None for axis in gathered))
 
 
-def _cut_axis(gathered: PartitionSpec, scattered: PartitionSpec) -> int | None:
-    """The axis along which a parameter is cut into slices; None: it stays whole."""
-    axes = enumerate(zip(gathered, scattered, strict=True))
-    return next((axis for axis, (before, after) in axes if before != after), None)
-
-
 def _sum(grad: Array, gathered: PartitionSpec, scattered: PartitionSpec) -> Array:
     """The sum of the devices' gradients: each device's slice of it, where it is cut."""
-    axes = tuple(axis for axis in SLICES if axis not in gathered)
-    cut = _cut_axis(gathered, scattered)
-    if cut is None:
-        return jax.lax.psum(grad, axes)
-    return jax.lax.psum_scatter(grad, axes, scatter_dimension=cut, tiled=True)
-
-
-def _exchange(
-    per_task: Float[Array, "local_row *_"], gathered: PartitionSpec, scattered: PartitionSpec
-) -> Float[Array, "row *_"]:
-    """This device's slice of every task's gradient."""
-    tasks, cut = jax.lax.axis_size(TASK), 1 + _cut_axis(gathered, scattered)
-    per_task = jax.lax.psum_scatter(per_task, DATA, scatter_dimension=cut, tiled=True)
-    # Along a first axis of its own the exchange moves whole blocks: [to, local_row, …].
-    shape = per_task.shape
-    parts = per_task.reshape(*shape[:cut], tasks, shape[cut] // tasks, *shape[cut + 1 :])
-    slices = jax.lax.all_to_all(jnp.moveaxis(parts, cut, 0), TASK, 0, 0, tiled=True)
-    return slices.reshape(tasks * shape[0], *slices.shape[2:])
+    axes = _axes(gathered)
+    cut = sharding.cut_axis(gathered, scattered)
+    return jax.lax.psum(grad, axes) if cut is None else slices.scattered_sum(grad, cut, axes)
 
 
 _FLAT = PartitionSpec(None)
 
 
-def _exchange_flat(per_task: Float[Array, "local_row *_"]) -> Float[Array, "row part"]:
-    """As `_exchange`, of a weight that has no axis to be cut along: small ones, as the relative
-    positions' bias. It is cut as a vector."""
+def _exchanged_flat(per_task: Float[Array, "local_row *_"]) -> Float[Array, "row part"]:
+    """As `slices.exchanged`, of a weight that has no axis to be cut along: a small one, as the bias
+    of relative positions. It is cut as a vector."""
     flat = per_task.reshape(len(per_task), -1)
     parts = jax.lax.axis_size(EXAMPLES)
     flat = jnp.pad(flat, ((0, 0), (0, -flat.shape[1] % parts)))
-    return _exchange(flat, _FLAT, PartitionSpec(SLICES))
+    return slices.exchanged(flat, 0)
 
 
 def _whole(part: Float[Array, "*row part"], shape: tuple[int, ...]) -> Array:
-    """What `_exchange_flat` cut, put together again."""
+    """What `_exchanged_flat` cut, put together again."""
     flat = jax.lax.all_gather(part, SLICES, axis=part.ndim - 1, tiled=True)
     return flat[..., : math.prod(shape)].reshape(*part.shape[:-1], *shape)
 
 
-def _part_of_gram(slices, gathered):
-    gram = conflict_metrics.gram_matrix(slices)
-    if MODEL not in gathered:  # else every device along `model` counted the same
-        gram = jnp.where(jax.lax.axis_index(MODEL) == 0, gram, 0.0)
-    return gram
+def _part_of_gram(rows, gathered):
+    gram = conflict_metrics.gram_matrix(rows)
+    # Where a weight isn't split over `model`, every device along it has counted the same.
+    return gram if MODEL in gathered else _once(gram)
+
+
+def _once(gram):
+    return jnp.where(jax.lax.axis_index(MODEL) == 0, gram, 0.0)

@@ -99,6 +99,12 @@ class Shared(nn.Module):
         tied = self.config.logits_via_embedding and self.own_embeddings
         return dataclasses.replace(self.config, logits_via_embedding=tied)
 
+    @property
+    def in_loops(self) -> str:
+        """A regular expression of the names of the parameters that are used in a loop over layers,
+        a layer's at a time."""
+        return r"(encoder|decoder)/layers_\d+/.*" if self.config.scan_layers else ""
+
     def loss_weights(self, batch: Batch) -> Float[Array, " task"]:
         """What each task's loss is a mean over, counted: its target tokens.
 
@@ -367,7 +373,7 @@ def _decode_each(
 
     each = nn.vmap(
         one,
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, "probes": 0},
         split_rngs={"params": False, "dropout": True},
         metadata_params={nn.PARTITION_NAME: "task"},
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Bool, Float, Int
 
+from mtl_t5x.gradients import probes, slices
 from mtl_t5x.models import layers
 from mtl_t5x.settings import checks
 
@@ -20,7 +24,10 @@ class T5Config:
     output layer of its own. T5 1.0 has ("relu",), and its output is tied to the embedding and
     scaled, `logits_via_embedding`. `dtype` is that of the computation: parameters are always
     float32. `remat` computes each layer's activations again in the backward pass instead of keeping
-    them: less memory, a third more time.
+    them: less memory, a third more time. `scan_layers` computes the layers in a loop, whose body is
+    compiled once: large models compile in minutes, and with FSDP no device ever holds more than one
+    layer's weights. It is a matter of the program alone, parameters are named and saved as without
+    it; dropout draws other masks, and decoding, where it would save no memory, has no loop.
     """
 
     vocab_size: int
@@ -37,6 +44,7 @@ class T5Config:
     dropout_rate: float = 0.0
     dtype: str = "float32"
     remat: bool = False
+    scan_layers: bool = False
 
     def __post_init__(self):
         sizes = (
@@ -54,6 +62,7 @@ class T5Config:
             checks.number("DROPOUT_RATE", self.dropout_rate, 0, below=1),
             checks.choice("t5.T5Config.dtype", self.dtype, ("float32", "bfloat16", "float16")),
             checks.flag("t5.T5Config.remat", self.remat),
+            checks.flag("t5.T5Config.scan_layers", self.scan_layers),
         )
 
 
@@ -87,6 +96,75 @@ def _relative_bias(config: T5Config, bidirectional: bool) -> layers.RelativePosi
     )
 
 
+def _in_turn(
+    stack: nn.Module,
+    layer: type[nn.Module],
+    number: int,
+    x: Float[Array, "*batch length embed"],
+    arguments: tuple[Any, ...],
+    deterministic: bool,
+    *options: Any,
+) -> Float[Array, "*batch length embed"]:
+    """Through the stack's layers `layers_0`, `layers_1`, …, which are made with the same options
+    and take the same arguments."""
+    config = stack.config
+    # Decoding has no backward pass, and its cache goes through neither a loop nor remat.
+    decodes = any(option is not None for option in options)
+    if config.scan_layers and not decodes and not stack.is_initializing():
+        return _in_a_loop(stack, layer, number, x, arguments, deterministic, *options)
+    if config.remat and not decodes:
+        # Static arguments are counted with self: `deterministic` decides what is traced.
+        layer = nn.remat(layer, static_argnums=(2 + len(arguments),))
+    for i in range(number):
+        x = layer(config, *options, name=f"layers_{i}")(x, *arguments, deterministic)
+    return x
+
+
+def _in_a_loop(stack, layer, number, x, arguments, deterministic, *options):
+    """The layers' parameters and probes are stacked for it: that takes a copy of them, or of the
+    slices of them that this device holds."""
+    key = stack.make_rng("dropout") if stack.has_rng("dropout") else None
+
+    def one(x, of_layer):
+        i, variables = of_layer
+        rngs = {} if key is None else {"dropout": jax.random.fold_in(key, i)}
+        module = layer(stack.config, *options, parent=None)
+        whole = slices.gathered(variables)
+        return module.apply(whole, x, *arguments, deterministic, rngs=rngs), None
+
+    if stack.config.remat:
+        one = jax.checkpoint(one, prevent_cse=False)
+    return jax.lax.scan(one, x, (jnp.arange(number), _stacked(stack.variables, number)))[0]
+
+
+def _stacked(variables: slices.Variables, number: int) -> slices.Variables:
+    """Of `layers_0`, `layers_1`, … one tree, whose leaves have the layer as their first axis.
+
+    A loop asks the same of every layer: what only some are asked is asked of all.
+
+    Raises:
+      ValueError: sketches are asked for, whose signs each layer has of its own.
+    """
+    stacked = {}
+    for collection in ("params", "probes"):
+        of_layers = [
+            flatten_dict(variables.get(collection, {}).get(f"layers_{i}", {}), sep="/")
+            for i in range(number)
+        ]
+        asked = {name: probe for layer in of_layers for name, probe in layer.items()}
+        if any(isinstance(probe, probes.Sketch) for probe in asked.values()):
+            raise ValueError(
+                "layers in a loop can't be sketched: set measure.Settings.sketch_width = None, or "
+                "t5.T5Config.scan_layers = False"
+            )
+        blank = jax.tree.map(jnp.zeros_like, asked)
+        of_layers = [blank | layer for layer in of_layers]
+        stacked[collection] = unflatten_dict(
+            jax.tree.map(lambda *leaves: jnp.stack(leaves), *of_layers), sep="/"
+        )
+    return stacked
+
+
 class EncoderLayer(nn.Module):
     config: T5Config
 
@@ -118,12 +196,8 @@ class Encoder(nn.Module):
         length = embedded.shape[-2]
         bias = _relative_bias(self.config, bidirectional=True)(length, length)
         x = dropout(embedded, deterministic=deterministic)
-        # Static arguments are counted with self: `deterministic` decides what is traced.
-        remat = self.config.remat
-        layer_class = nn.remat(EncoderLayer, static_argnums=(4,)) if remat else EncoderLayer
-        for i in range(self.config.num_encoder_layers):
-            layer = layer_class(self.config, name=f"layers_{i}")
-            x = layer(x, mask[..., None, :], bias, deterministic)
+        number, arguments = self.config.num_encoder_layers, (mask[..., None, :], bias)
+        x = _in_turn(self, EncoderLayer, number, x, arguments, deterministic)
         x = layers.RMSNorm(name="encoder_norm")(x)
         return dropout(x, deterministic=deterministic)
 
@@ -193,14 +267,11 @@ class Decoder(nn.Module):
             seen = (jnp.arange(length) <= position)[None, :]
         self_mask = jnp.broadcast_to(seen, (*embedded.shape[:-2], *seen.shape))
         x = dropout(embedded, deterministic=deterministic)
-        # Decoding has no backward pass, and its cache doesn't go through remat.
-        remat = self.config.remat and max_decode_length is None
-        layer_class = nn.remat(DecoderLayer, static_argnums=(7,)) if remat else DecoderLayer
-        for i in range(self.config.num_decoder_layers):
-            layer = layer_class(self.config, max_decode_length, name=f"layers_{i}")
-            x = layer(
-                x, encoded, self_mask, encoded_mask[..., None, :], bias, position, deterministic
-            )
+        arguments = (encoded, self_mask, encoded_mask[..., None, :], bias, position)
+        x = _in_turn(
+            self, DecoderLayer, self.config.num_decoder_layers, x, arguments, deterministic,
+            max_decode_length,
+        )  # fmt: skip
         x = layers.RMSNorm(name="decoder_norm")(x)
         x = dropout(x, deterministic=deterministic)
         if self.config.logits_via_embedding:

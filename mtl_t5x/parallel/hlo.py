@@ -55,7 +55,7 @@ def traffic(text: str, num_devices: int) -> Traffic:
                     record = found.setdefault(kind, [0.0, 0])
                     record[0] += times * _wire_bytes(line, operation, num_devices)
                     record[1] += times
-            inner = times * _trip_count(line) if " while(" in line else times
+            inner = times * _trip_count(line, computations) if " while(" in line else times
             for called in _called(line):
                 visit(called, inner, fused or " fusion(" in line)
 
@@ -90,10 +90,80 @@ def cycles(text: str) -> dict[Place, int]:
                 found[_place(line)] += times * int(estimate.group(1))
             if " while(" in line or " call(" in line or " conditional(" in line:
                 for called in _called(line):
-                    visit(called, times * _trip_count(line))
+                    visit(called, times * _trip_count(line, computations))
 
     visit(entry, 1)
     return dict(found.most_common())
+
+
+@dataclasses.dataclass(frozen=True)
+class Repeated:
+    """How many times what a program does is what it would be if each loop's body ran once."""
+
+    flops: float
+    accessed_bytes: float
+
+
+def repeated(text: str) -> Repeated:
+    """By its matrix products, and by the results that it writes: for XLA's own analysis of a
+    compiled program, which counts each loop's body once."""
+    computations, entry = _computations(text)
+    once, all_times = collections.Counter(), collections.Counter()
+
+    def visit(name: str, times: int, fused: bool) -> None:
+        lines = computations.get(name, ())
+        shapes = {
+            found.group(1): found.group(2) for line in lines if (found := _RESULT.search(line))
+        }
+        for line in lines:
+            operation = _RESULT.search(line)
+            flops = _product_flops(line, shapes)
+            written = 0 if fused or not operation else _written_bytes(line, operation)
+            for counter, number in ((once, 1), (all_times, times)):
+                counter["flops"] += number * flops
+                counter["bytes"] += number * written
+            inner = times * _trip_count(line, computations) if " while(" in line else times
+            for called in _called(line):
+                visit(called, inner, fused or " fusion(" in line)
+
+    visit(entry, 1, False)
+    return Repeated(
+        *(all_times[name] / once[name] if once[name] else 1.0 for name in ("flops", "bytes"))
+    )
+
+
+_RESULT = re.compile(r"^\s+(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
+_PRODUCT = re.compile(r" (dot|convolution)\(%?([\w.\-]+), %?([\w.\-]+)\)")
+# Names for what is there, or a part of it; a loop's results are what its body writes.
+_WRITES_NOTHING = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while"}
+
+
+def _product_flops(line: str, shapes: Mapping[str, str]) -> int:
+    """Of a matrix product, or of the convolution that it is on a TPU; else 0."""
+    product, result = _PRODUCT.search(line), _RESULT.search(line)
+    if not product or not result:
+        return 0
+    kind, left, right = product.groups()
+    if kind == "dot":
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line).group(1)
+        sizes = _sizes(shapes[left])
+        summed = math.prod(sizes[int(axis)] for axis in contracted.split(",") if axis)
+    else:
+        kernel = re.search(r"dim_labels=\w+_(\w+)->", line).group(1)
+        sizes = _sizes(shapes[right])
+        summed = math.prod(size for name, size in zip(kernel, sizes, strict=True) if name != "o")
+    return 2 * math.prod(_sizes(result.group(2))) * summed
+
+
+def _sizes(shape: str) -> list[int]:
+    return [int(size) for size in _ARRAY.search(shape).group(2).split(",") if size]
+
+
+def _written_bytes(line: str, operation: re.Match) -> int:
+    """Of an operation's results; one that updates a part in place writes little."""
+    if operation.group(3) in _WRITES_NOTHING or "dynamic-update-slice" in line:
+        return 0
+    return sum(_bytes(*array) for array in _ARRAY.findall(operation.group(2)))
 
 
 def _place(line: str) -> Place:
@@ -132,9 +202,19 @@ def _called(line: str) -> list[str]:
     return called
 
 
-def _trip_count(line: str) -> int:
-    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-    return int(known.group(1)) if known else 1
+def _trip_count(line: str, computations: Mapping[str, list[str]]) -> int:
+    """How often a loop's body runs: as the compiler says, or by the condition `i < n` of a loop
+    that counts from 0, as JAX's scans do; 1 where neither is there."""
+    if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', line):
+        return int(known.group(1))
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", line)
+    lines = computations.get(condition.group(1), []) if condition else []
+    compared = re.search(r"ROOT .* compare\((.*?)\), direction=LT", "\n".join(lines))
+    for operand in re.findall(r"%([\w.\-]+)", compared.group(1)) if compared else ():
+        for one in lines:
+            if bound := re.search(rf"%{re.escape(operand)} = s32\[\].* constant\((\d+)\)", one):
+                return int(bound.group(1))
+    return 1
 
 
 def _wire_bytes(line: str, operation: re.Match, num_devices: int) -> float:

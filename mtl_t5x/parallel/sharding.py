@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +101,8 @@ class Layout:
       gathered: of the parameters while losses are computed: split over `task` and `model` at most.
       scattered: of their gradients: in a slice for each device.
       updated: of the parameters while the optimizer updates them, which is where its state lives.
+      late: of a parameter that lives in slices and is gathered in the loop that uses it, the axis
+        along which its weight there is cut; of the others None.
     """
 
     mesh: jax.sharding.Mesh
@@ -107,6 +110,7 @@ class Layout:
     gathered: tuple[PartitionSpec, ...]
     scattered: tuple[PartitionSpec, ...]
     updated: tuple[PartitionSpec, ...]
+    late: tuple[int | None, ...]
 
     @property
     def everywhere(self) -> NamedSharding:
@@ -230,6 +234,7 @@ def layout(
     num_tasks: int,
     batch_size: int,
     runs_on_task_subset: bool,
+    in_loops: str = "",
     devices: Sequence[Any] | None = None,
     setting: str = "BATCH_SIZE",
 ) -> Layout:
@@ -242,6 +247,7 @@ def layout(
       batch_size: examples per task and step.
       runs_on_task_subset: whether the program that computes all the tasks' losses, given some of
         them only, computes theirs.
+      in_loops: an expression of the names of the parameters that are used in a loop over layers.
       devices: all there are, unless others are given.
       setting: what the user calls `batch_size`.
 
@@ -267,6 +273,7 @@ def layout(
 
     params, updated = boxed_state.params, mesh.fsdp or mesh.shard_optimizer_state
     of_optimizer = specs(boxed_state.opt_state, updated)
+    gathered, held = specs(params, False), specs(params, mesh.fsdp)
     # What comes last is small: a few numbers of each task.
     laid_out = (boxed_state.step, params, boxed_state.opt_state)
     rest = len(jax.tree.leaves(boxed_state)) - len(jax.tree.leaves(laid_out))
@@ -274,13 +281,38 @@ def layout(
         mesh=jax.sharding.Mesh(grid, tuple(shape)),
         # The step's number comes first.
         specs=(
-            *(PartitionSpec(), *specs(params, mesh.fsdp), *of_optimizer),
+            *(PartitionSpec(), *held, *of_optimizer),
             *[PartitionSpec()] * rest,
         ),
-        gathered=specs(params, False),
+        gathered=gathered,
         scattered=specs(params, True),
         updated=specs(params, updated),
+        late=tuple(map(functools.partial(_late, in_loops), _boxed(params), gathered, held)),
     )
+
+
+def _boxed(params: Any) -> list[tuple[str, Any]]:
+    """(name, leaf), in the order of the leaves."""
+    leaves = jax.tree.leaves_with_path(
+        params, is_leaf=lambda leaf: isinstance(leaf, nn.Partitioned)
+    )
+    return [("/".join(key.key for key in path), leaf) for path, leaf in leaves]
+
+
+def _late(
+    in_loops: str, boxed: tuple[str, Any], gathered: PartitionSpec, held: PartitionSpec
+) -> int | None:
+    name, leaf = boxed
+    if gathered == held or not re.fullmatch(in_loops, name):
+        return None
+    cut = cut_axis(gathered, held)
+    return cut - 1 if leaf.names[0] == "task" else cut  # a loop is within a task
+
+
+def cut_axis(gathered: PartitionSpec, scattered: PartitionSpec) -> int | None:
+    """The axis along which a parameter is cut into slices; None: it stays whole."""
+    axes = enumerate(zip(gathered, scattered, strict=True))
+    return next((axis for axis, (before, after) in axes if before != after), None)
 
 
 def device_grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:

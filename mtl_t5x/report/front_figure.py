@@ -172,7 +172,7 @@ def _draw_tasks(axes: Axes, front: fronts.Front) -> None:
             column, row, f"{value:+.1f}", ha="center", va="center", fontsize=7.5,
             color="white" if dark else "black",
         )  # fmt: skip
-    axes.set_xticks(range(len(tasks)), tasks)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=20, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(points)), [point.name for point in points], fontsize=7.5)
     for label, point in zip(axes.get_yticklabels(), points, strict=True):
         label.set_color(COLOURS[point.kind])

@@ -21,6 +21,7 @@ from mtl_t5x import measure, step
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.gradients import freezing
 from mtl_t5x.parallel import hlo, sharding, topology
+from mtl_t5x.runtime import compiled
 from mtl_t5x.storage import files
 
 logger = logging.getLogger(__name__)
@@ -224,11 +225,9 @@ def _cost_for_topology(
     if known.exists():
         return _from_json(json.loads(known.read_text()))
     logger.info("compiling the %s step for %d x %s …", kind, len(devices), devices[0].device_kind)
-    caching = jax.config.jax_enable_compilation_cache
     try:
-        # JAX's own cache can write such a program, and not read it.
-        jax.config.update("jax_enable_compilation_cache", False)
-        cost = _cost(lowered.compile(), len(devices))
+        with compiled.keeping_none():
+            cost = _cost(lowered.compile(), len(devices))
     except jax.errors.JaxRuntimeError as error:
         used = re.search(
             r"Used (\S+) of (\S+) hbm. Exceeded hbm capacity by (\S+?)\.?\s", str(error)
@@ -239,8 +238,6 @@ def _cost_for_topology(
             f"the {kind} step takes {used[1]} of {used[2]} that {devices[0].device_kind} has: "
             f"{used[3]} too much"
         ) from None
-    finally:
-        jax.config.update("jax_enable_compilation_cache", caching)
     cache.mkdir(parents=True, exist_ok=True)
     files.write_atomically(known, json.dumps(_to_json(cost)))
     return cost
@@ -276,12 +273,13 @@ def _remedies(experiment: Experiment) -> Iterator[tuple[str, Experiment]]:
         mesh = dataclasses.replace(experiment.mesh, fsdp=True)
         experiment = dataclasses.replace(experiment, mesh=mesh)
         yield ", ".join(bindings), experiment
-    if not experiment.model.config.remat:
-        bindings.append("t5.T5Config.remat = True")
-        config = dataclasses.replace(experiment.model.config, remat=True)
-        model = experiment.model.clone(config=config)
-        experiment = dataclasses.replace(experiment, model=model)
-        yield ", ".join(bindings), experiment
+    for name in ("remat", "scan_layers"):
+        if not getattr(experiment.model.config, name):
+            bindings.append(f"t5.T5Config.{name} = True")
+            config = dataclasses.replace(experiment.model.config, **{name: True})
+            model = experiment.model.clone(config=config)
+            experiment = dataclasses.replace(experiment, model=model)
+            yield ", ".join(bindings), experiment
     microbatches = 2 * experiment.microbatches
     one_more = dataclasses.replace(experiment, microbatches=microbatches)
     yield ", ".join([*bindings, f"MICROBATCHES = {microbatches}"]), one_more
@@ -303,9 +301,9 @@ def _make_cpus(mesh: sharding.Mesh) -> None:
             logger.debug("%s", error)
 
 
-def _cost(compiled: jax.stages.Compiled, devices: int) -> Cost:
-    memory, analysis = compiled.memory_analysis(), compiled.cost_analysis()
-    text = compiled.as_text()
+def _cost(program: jax.stages.Compiled, devices: int) -> Cost:
+    memory, analysis = program.memory_analysis(), program.cost_analysis()
+    text = program.as_text()
     traffic, repeated = hlo.traffic(text, devices), hlo.repeated(text)
     return Cost(
         held_bytes=memory.argument_size_in_bytes,

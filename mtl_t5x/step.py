@@ -367,6 +367,7 @@ def _gradients(
         return state.apply_fn(variables, batch, deterministic=False, rngs={"dropout": key})
 
     frozen = freezing.frozen(state.params, trainable)
+    work = {"layout": layout, "microbatches": microbatches, "parts": parts, "frozen": frozen}
 
     def weigh(batch):
         return state.apply_fn({}, batch, method="loss_weights")
@@ -383,10 +384,8 @@ def _gradients(
         if layout is not None or microbatches > 1:
             given = state.apply_fn({}, given, method="before_splitting")
         return ways.gradient_and_grams(
-            loss_fn, weigh, state.params, given, key,
-            groups=of_trained(groups), layout=layout, microbatches=microbatches, parts=parts,
-            frozen=frozen,
-        )  # fmt: skip
+            loss_fn, weigh, state.params, given, key, groups=of_trained(groups), **work
+        )
 
     def measured(groups):
         if not keep and (layout is not None or microbatches > 1):
@@ -396,8 +395,6 @@ def _gradients(
             loss_fn, weigh, state.params,
             state.apply_fn({}, batch, method="before_splitting"), key,
             shared=of_trained({"shared": state.apply_fn({}, method="shared_parameters")})["shared"],
-            groups=of_trained(groups), keep=keep, layout=layout, microbatches=microbatches,
-            parts=parts, frozen=frozen,
-        )  # fmt: skip
+            groups=of_trained(groups), keep=keep, **work)  # fmt: skip
 
     return acting.Gradients(weighted, measured)

@@ -73,25 +73,35 @@ Total hbm usage >= 18.75G:"""
 
 
 def test_what_would_fit_is_tried(monkeypatch, tmp_path):
-    """FSDP alone doesn't do, nor with remat; with two microbatches it fits."""
+    """FSDP alone doesn't do, nor with remat, nor with a loop too; with two microbatches it fits."""
     tried = []
 
     def costs(experiment, conflict, devices, cache):
-        settings = (experiment.mesh.fsdp, experiment.model.config.remat, experiment.microbatches)
+        config = experiment.model.config
+        settings = (
+            experiment.mesh.fsdp, config.remat, config.scan_layers, experiment.microbatches,
+        )  # fmt: skip
         tried.append(settings)
-        if settings != (True, True, 2):
+        if settings != (True, True, True, 2):
             raise dry_run.DoesNotFitError("the plain step takes 18.49G of 15.75G")
         return {"plain": cost()}
 
     monkeypatch.setattr(dry_run, "_costs", costs)
     message = (
         "18.49G of 15.75G. With sharding.Mesh.fsdp = True, t5.T5Config.remat = True, "
-        r"MICROBATCHES = 2 it fits \(sharding.Mesh.fsdp = True; sharding.Mesh.fsdp = True, "
-        r"t5.T5Config.remat = True: not enough\)"
+        r"t5.T5Config.scan_layers = True, MICROBATCHES = 2 it fits \(sharding.Mesh.fsdp = True; "
+        r"sharding.Mesh.fsdp = True, t5.T5Config.remat = True; sharding.Mesh.fsdp = True, "
+        r"t5.T5Config.remat = True, t5.T5Config.scan_layers = True: not enough\)"
     )
     with pytest.raises(dry_run.DoesNotFitError, match=message):
         main.run([EXAMPLE], [], "dry_run")
-    assert tried == [(False, False, 1), (True, False, 1), (True, True, 1), (True, True, 2)]
+    assert tried == [
+        (False, False, False, 1),
+        (True, False, False, 1),
+        (True, True, False, 1),
+        (True, True, True, 1),
+        (True, True, True, 2),
+    ]
 
 
 def test_nothing_fits(monkeypatch):

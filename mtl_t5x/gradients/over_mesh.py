@@ -145,59 +145,53 @@ def _of_devices(
     """Losses, and by name, but of those that are frozen, what each device has before anything is
     exchanged: gradients that have a first axis, of the one sum, or where they are measured of the
     tasks; and apart from them what is exchanged in a loop."""
-    gathered, scattered, late = (
-        _by_name(params, of_each) for of_each in (layout.gathered, layout.scattered, layout.late)
-    )
+    gathered, scattered = (_by_name(params, s) for s in (layout.gathered, layout.scattered))
     _check_shared(measured, gathered)
-    late = {name: cut for name, cut in late.items() if cut is not None}
+    late = {name: cut for name, cut in _by_name(params, layout.late).items() if cut is not None}
     read = [name for name in measured if name in late]
     as_rows = keep or microbatches > 1
 
     def local(params, batch, key):
         key = jax.random.fold_in(key, jax.lax.axis_index(EXAMPLES))
         rows = len(weigh(batch)) * parts
-        sliced = {
+        in_slices = {
             name: slices.Sliced(None, cut, _axes(gathered[name]), rows)
             for name, cut in late.items()
         }
-        readings = _zeros(params, read, rows * jax.lax.axis_size(TASK), as_rows)
+        zeros = _zeros(params, read, rows * jax.lax.axis_size(TASK), as_rows)
         losses, grads, per_task = accumulation.accumulate(
-            slices.of_slices(loss_fn, sliced), weigh, {**params, slices.READINGS: readings},
+            slices.of_slices(loss_fn, in_slices), weigh, {**params, slices.READINGS: zeros},
             batch, key, total=jax.lax.psum(weigh(batch), DATA),
             measured=[name for name in measured if name not in late],
             microbatches=microbatches, parts=parts,
         )  # fmt: skip
-        readings = grads[slices.READINGS]
-        flat = flatten_dict({name: grads[name] for name in params}, sep="/")
-        done = Late(
-            summed={name: flat.pop(name) for name in late},
-            rows={name: rows[:, 0] for name, rows in readings.items()} if as_rows else {},
-            grams={} if as_rows else {name: gram[None] for name, gram in readings.items()},
-        )
-        summed = {name: grad[None] for name, grad in flat.items() if name not in frozen}
+        summed = flatten_dict({name: grads[name] for name in params}, sep="/")
+        done = _done({name: summed.pop(name) for name in late}, grads[slices.READINGS], as_rows)
+        summed = {name: grad[None] for name, grad in summed.items() if name not in frozen}
         return jax.lax.psum(losses, DATA), summed | per_task, done
 
+    of_late = {name: _but_model(scattered[name]) for name in late}
+    of_rows = {name: PartitionSpec(None, *of_late[name]) for name in read if as_rows}
     # Differentiating with check_vma would add the devices' gradients up by itself.
     return jax.shard_map(
         local,
         mesh=layout.mesh,
         axis_names={TASK, DATA},  # what is split over `model` is left to the compiler
-        in_specs=(_as_used(gathered, scattered, late), sharding.BATCH, PartitionSpec()),
+        in_specs=(_as_used(gathered, of_late), sharding.BATCH, PartitionSpec()),
         out_specs=(
             PartitionSpec(TASK),
             PartitionSpec(EXAMPLES),
-            Late(
-                summed={name: _but_model(scattered[name]) for name in late},
-                rows={
-                    name: PartitionSpec(None, *_but_model(scattered[name]))
-                    for name in read
-                    if as_rows
-                },
-                grams=PartitionSpec(EXAMPLES),
-            ),
+            Late(of_late, of_rows, PartitionSpec(EXAMPLES)),
         ),
         check_vma=False,
     )(params, batch, key)
+
+
+def _done(summed: dict[str, Array], readings: dict[str, Array], as_rows: bool) -> Late:
+    """What a device has read in loops."""
+    if as_rows:
+        return Late(summed, {name: rows[:, 0] for name, rows in readings.items()}, {})
+    return Late(summed, {}, {name: gram[None] for name, gram in readings.items()})
 
 
 def _exchanged(
@@ -324,18 +318,14 @@ def _axes(gathered: PartitionSpec) -> tuple[str, ...]:
     return tuple(axis for axis in SLICES if axis not in gathered)
 
 
-def _as_used(gathered: Specs, scattered: Specs, late: Collection[str]) -> Any:
+def _as_used(gathered: Specs, of_late: Specs) -> Any:
     """Of the parameters as the loss takes them: whole, but for those that every task has, and for
     the late ones, which come in slices."""
-    return unflatten_dict(
-        {
-            name: _but_model(scattered[name])
-            if name in late
-            else PartitionSpec(*(axis if axis == TASK else None for axis in spec))
-            for name, spec in gathered.items()
-        },
-        sep="/",
-    )
+    tasks_only = {
+        name: PartitionSpec(*(axis if axis == TASK else None for axis in spec))
+        for name, spec in gathered.items()
+    }
+    return unflatten_dict({**tasks_only, **of_late}, sep="/")
 
 
 def _but_model(spec: PartitionSpec) -> PartitionSpec:

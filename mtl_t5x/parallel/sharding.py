@@ -280,10 +280,7 @@ def layout(
     return Layout(
         mesh=jax.sharding.Mesh(grid, tuple(shape)),
         # The step's number comes first.
-        specs=(
-            *(PartitionSpec(), *held, *of_optimizer),
-            *[PartitionSpec()] * rest,
-        ),
+        specs=(PartitionSpec(), *held, *of_optimizer, *[PartitionSpec()] * rest),
         gathered=gathered,
         scattered=specs(params, True),
         updated=specs(params, updated),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import pathlib
 import platform
 import re
+from collections.abc import Iterator
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from mtl_t5x.storage import files
 
@@ -19,6 +22,23 @@ def keep_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(_folder()))
+
+
+@contextlib.contextmanager
+def keeping_none() -> Iterator[None]:
+    """What is compiled within is neither looked up nor kept: JAX's cache can write programs for
+    devices that aren't there, and not read them."""
+    before = jax.config.jax_enable_compilation_cache
+    _set_caching(False)
+    try:
+        yield
+    finally:
+        _set_caching(before)
+
+
+def _set_caching(on: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", on)
+    compilation_cache.reset_cache()  # it remembers whether it is on
 
 
 def _folder() -> pathlib.Path:

@@ -17,7 +17,7 @@ _FREE = re.compile(
     | Experiment\.(mesh|microbatches|cache_dir)
     | Evaluation\.(period|batch_size|teacher_forced)
     | find_tasks\.module
-    | T5Config\.remat
+    | T5Config\.(remat|scan_layers)
     | last_update\.train_steps
     | \w+\.name
     """,

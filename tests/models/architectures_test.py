@@ -81,20 +81,25 @@ def init(model, seed: int = 0):
     return random_t5.params_of(model, seed, a_batch())
 
 
+REMAT, LOOP = {"remat": True}, {"scan_layers": True}
+
+
 @pytest.mark.parametrize(
-    "remat", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "remat"]
+    "way",
+    [{}, *(pytest.param(way, marks=pytest.mark.slow) for way in (REMAT, LOOP, REMAT | LOOP))],
+    ids=["", "remat", "loop", "remat and loop"],
 )
 @pytest.mark.parametrize(
     "model",
     [*models(), pytest.param(OWN, marks=pytest.mark.slow), TIED],
     ids=["TextToText", "TextToTextID", "Canonical", "own embeddings", "tied"],
 )
-def test_task_gradients_are_those_of_separate_passes(model, remat):
-    """By leaf and by group; the separate passes are without rematerialisation."""
+def test_task_gradients_are_those_of_separate_passes(model, way):
+    """By leaf and by group; the separate passes go through one layer after the other, and keep
+    what they compute."""
     params, batch = init(model), a_batch()
     separate = separate_gradients(model, params, batch)
-    if remat:
-        model = model.clone(config=dataclasses.replace(model.config, remat=True))
+    model = model.clone(config=dataclasses.replace(model.config, **way))
     per_task, total, grams = engine(model, params, batch)
     products = {}
     for name, found in per_task.items():

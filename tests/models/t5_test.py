@@ -270,10 +270,12 @@ def test_bfloat16():
     assert {leaf.dtype for leaf in jax.tree.leaves(gradients)} == {jnp.dtype("float32")}
 
 
-def test_dropout_acts_in_training_alone():
+@pytest.mark.parametrize("loop", [False, True], ids=["", "loop"])
+def test_dropout_acts_in_training_alone(loop):
+    config = dataclasses.replace(SHALLOW, scan_layers=loop)
     params, batch = random_t5.params(SHALLOW), random_t5.batch(0)
-    never = architectures.TextToText(SHALLOW)
-    dropping = architectures.TextToText(dataclasses.replace(SHALLOW, dropout_rate=0.3))
+    never = architectures.TextToText(config)
+    dropping = architectures.TextToText(dataclasses.replace(config, dropout_rate=0.3))
 
     def losses(model, seed, deterministic):
         rngs = {"dropout": jax.random.key(seed)}

@@ -42,6 +42,11 @@ ENCODER = (("encoder", one_pass.ENCODER),)
 BOTH = (*ENCODER, ("decoder", "decoder/.*(kernel|rel_embedding)"))
 
 TEXT = architectures.TextToText(CONFIG)
+# Several layers, for loops over them.
+LAYERS = architectures.TextToText(
+    dataclasses.replace(CONFIG, num_encoder_layers=3, num_decoder_layers=2)
+)
+ONE_LAYER = (*BOTH, ("encoder/layers_1", "encoder/layers_1/.*kernel"))
 KINDS = (
     heads.Classification(3),
     heads.Span(None),
@@ -76,6 +81,22 @@ WIDE = {
         "one device": {"mesh": None},
         "fsdp 8, 2 microbatches": {"mesh": sharding.Mesh(fsdp=True), "microbatches": 2},
     },
+    "text, layers": {
+        "one device": {"mesh": None},
+        "data 8, loop": {"mesh": sharding.Mesh(), "loop": True},
+        "fsdp 8, loop": {"mesh": sharding.Mesh(fsdp=True), "loop": True, "remat": True},
+        "fsdp 4, loop, 2 microbatches": {
+            "mesh": sharding.Mesh(fsdp=True),
+            "devices": 4,
+            "loop": True,
+            "microbatches": 2,
+        },
+        "fsdp 4 x model 2, loop": {"mesh": sharding.Mesh(4, 2, fsdp=True), "loop": True},
+    },
+    "text, 2 tasks, layers": {
+        "one device": {"mesh": None},
+        "fsdp 8, loop": {"mesh": sharding.Mesh(fsdp=True), "loop": True},
+    },
     "id": {
         "one device": {"mesh": None},
         "data 8": {"mesh": sharding.Mesh()},
@@ -89,12 +110,15 @@ WIDE = {
         "one device": {"mesh": None},
         "data 8": {"mesh": sharding.Mesh()},
         "data 4 x model 2, 2 microbatches": {"mesh": sharding.Mesh(4, 2), "microbatches": 2},
+        "fsdp 8, loop": {"mesh": sharding.Mesh(fsdp=True), "loop": True},
     },
 }
 MODELS = {
     "text": (TEXT, 8, BOTH),
     "text, 6 tasks": (TEXT, 6, BOTH),
     "text, 2 tasks": (TEXT, 2, BOTH),
+    "text, layers": (LAYERS, 8, ONE_LAYER),
+    "text, 2 tasks, layers": (LAYERS, 2, ONE_LAYER),
     "id": (architectures.TextToTextID(CONFIG), 8, ENCODER),
     "id, own embeddings": (architectures.TextToTextID(CONFIG, own_embeddings=True), 8, ENCODER),
     "canonical": (architectures.Canonical(CONFIG, heads=KINDS), 8, ENCODER),
@@ -122,9 +146,16 @@ def on_mesh(model, batch, mesh, devices=8, optimizer=ADAMW, chosen=step.SUM):
     )
 
 
-def train(model, tasks, groups, *, mesh, devices=8, microbatches=1, remat=False, optimizer=ADAMW):
-    if remat:
-        model = model.clone(config=dataclasses.replace(model.config, remat=True))
+def in_a_loop(model, remat=False):
+    return model.clone(config=dataclasses.replace(model.config, scan_layers=True, remat=remat))
+
+
+def train(
+    model, tasks, groups, *, mesh, devices=8, microbatches=1, remat=False, loop=False,
+    optimizer=ADAMW,
+):  # fmt: skip
+    config = dataclasses.replace(model.config, remat=remat, scan_layers=loop)
+    model = model.clone(config=config)
     state, batch, layout = on_mesh(model, a_batch(tasks), mesh, devices, optimizer)
     step_fn = functools.partial(
         step.train_step, groups=groups, layout=layout, microbatches=microbatches
@@ -142,9 +173,9 @@ def train(model, tasks, groups, *, mesh, devices=8, microbatches=1, remat=False,
     return state, {name: np.array(values) for name, values in seen.items()}
 
 
-def traffic(mesh: sharding.Mesh, tasks: int) -> dict[str, dict[str, float]]:
+def traffic(mesh: sharding.Mesh, tasks: int, model=TEXT) -> dict[str, dict[str, float]]:
     """Bytes on the wire per device of the plain and the measuring step, by kind."""
-    state, batch, layout = on_mesh(TEXT, a_batch(tasks), mesh)
+    state, batch, layout = on_mesh(model, a_batch(tasks), mesh)
     sent = {}
     for name, groups in (("plain", ()), ("measuring", BOTH)):
         lowered = step.train_step.lower(state, batch, KEY, groups=groups, layout=layout)
@@ -245,11 +276,13 @@ def exact_updates() -> dict[str, dict[str, float]]:
         runs = {"one device": (None, exact), "one device, kept": (None, kept)}
         runs |= {f"{name}, kept": (mesh, kept) for name, mesh in meshes.items()}
         runs["data 8"] = (meshes["data 8"], exact)
+        runs["fsdp 4 x 2, kept, loop"] = runs["fsdp 4 x 2, kept"]
         after = {}
         for name, (mesh, chosen) in runs.items():
             state, batch, layout = on_mesh(
-                model, a_batch(tasks), mesh, optimizer=SGD, chosen=chosen
-            )
+                in_a_loop(model) if "loop" in name else model,
+                a_batch(tasks), mesh, optimizer=SGD, chosen=chosen,
+            )  # fmt: skip
             state, _ = step.train_step(state, batch, KEY, layout=layout, balance=chosen)
             after[name] = jax.device_get(state.params)
         one = after.pop("one device")
@@ -296,6 +329,9 @@ def main(folder: pathlib.Path, wide: bool) -> None:
                 for leaves in (list(flat.values()), jax.tree.leaves(state.opt_state))
             ]
     facts["traffic"] = traffic(sharding.Mesh(fsdp=wide), 8)
+    if wide:
+        model = in_a_loop(LAYERS, remat=True)
+        facts["traffic of a loop"] = traffic(sharding.Mesh(fsdp=True), 8, model)
     if not wide:
         facts["restored"] = restore(folder)
         facts["decoded"] = decoded()

@@ -1,4 +1,4 @@
-"""Bytes on the wire, against hand-counted programs."""
+"""Bytes on the wire, cycles and repeated work, against hand-counted programs."""
 
 import pytest
 
@@ -98,3 +98,56 @@ def test_cycles_by_place():
         (hlo.Place("encoder/layers_*", "mul", "forward"), 50),
         (hlo.Place("the compiler's", "copy", ""), 30),
     ]
+
+
+# A loop as a TPU's compiler writes it, which says its bound in its condition only.
+REPEATED = """HloModule jit_f, entry_computation_layout={()->()}
+
+%product (a: bf16[4,8], b: bf16[8,16]) -> bf16[4,16] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %b = bf16[8,16]{1,0} parameter(1)
+  ROOT %conv.1 = bf16[4,16]{1,0} convolution(%a, %b), dim_labels=bf_io->bf
+}
+
+%body.1 (arg: (s32[], bf16[4,8], bf16[8,16])) -> (s32[], bf16[4,8], bf16[8,16]) {
+  %arg = (s32[]{:T(128)}, bf16[4,8]{1,0}, bf16[8,16]{1,0}) parameter(0)
+  %x = bf16[4,8]{1,0} get-tuple-element(%arg), index=1
+  %w = bf16[8,16]{1,0} get-tuple-element(%arg), index=2
+  %fusion.1 = bf16[4,16]{1,0} fusion(%x, %w), kind=kOutput, calls=%product, \
+backend_config={"estimated_cycles":"10"}
+  %dynamic-update-slice.1 = bf16[24,4,16]{2,1,0} dynamic-update-slice(%all, %fusion.1, %i)
+  %reduced = bf16[4,16]{1,0} all-reduce(%fusion.1), replica_groups={{0,1}}, to_apply=%add
+  ROOT %tuple.1 = (s32[], bf16[4,8], bf16[8,16]) tuple(%i, %x, %w)
+}
+
+%condition.1 (arg: (s32[], bf16[4,8], bf16[8,16])) -> pred[] {
+  %bound = s32[]{:T(128)} constant(24)
+  %arg.1 = (s32[]{:T(128)}, bf16[4,8]{1,0}, bf16[8,16]{1,0}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%arg.1), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%i.1, %bound), direction=LT, metadata={op_name="f/while/lt"}
+}
+
+ENTRY %main.1 (p: f32[8,4], q: f32[8,6]) -> f32[4,6] {
+  %p = f32[8,4]{1,0} parameter(0)
+  %q = f32[8,6]{1,0} parameter(1)
+  %dot.1 = f32[4,6]{1,0} dot(%p, %q), lhs_contracting_dims={0}, rhs_contracting_dims={0}
+  ROOT %loop = (s32[], bf16[4,8], bf16[8,16]) while(%t), condition=%condition.1, body=%body.1
+}
+"""
+
+
+def test_a_loop_counts_as_often_as_its_condition_says():
+    once, product = 2 * 4 * 8 * 6, 2 * 4 * 8 * 16
+    read = hlo.repeated(REPEATED)
+    assert read.flops == pytest.approx((once + 24 * product) / (once + product))
+    # Results, with a predicate and the reduced product; what is updated in place isn't written.
+    entry, body, condition = 4 * 4 * 6, 2 * 2 * 4 * 16, 1
+    assert read.accessed_bytes == pytest.approx(
+        (entry + 24 * (body + condition)) / (entry + body + condition)
+    )
+    assert sum(hlo.cycles(REPEATED).values()) == 240
+    assert hlo.traffic(REPEATED, 2).bytes == {"all-reduce": 24 * 2 * 1 / 2 * 128}
+
+
+def test_nothing_is_repeated_without_a_loop():
+    assert hlo.repeated(PROGRAM.replace(" while(", " call(")).flops == 1.0

@@ -109,6 +109,16 @@ def test_measuring_sends_what_a_plain_step_sends_with_fsdp(wide):
 
 
 @pytest.mark.slow
+def test_measuring_sends_what_a_plain_step_sends_in_a_loop(wide):
+    """A layer's weights are gathered there twice, its gradients exchanged once."""
+    sent = facts(wide)["traffic of a loop"]
+    plain, measuring = sent["plain"], sent["measuring"]
+    assert sum(measuring.values()) <= 1.05 * sum(plain.values())
+    assert measuring["all-gather"] == plain["all-gather"] > 1.5 * plain["reduce-scatter"]
+    assert measuring["all-to-all"] > 0.25 * sum(plain.values())
+
+
+@pytest.mark.slow
 def test_tasks_are_weighted_alike(wide):
     found = facts(wide)["weights"]
     one, several = (np.array(found[name]) for name in ("one device", "fsdp 4 x 2"))
@@ -120,7 +130,7 @@ def test_tasks_are_weighted_alike(wide):
 @pytest.mark.parametrize("kind", ["id", "canonical"])
 def test_an_exact_step_is_one_devices(wide, kind):
     found = facts(wide)["exact updates"][kind]
-    assert len(found) == 4 and max(found.values()) < 1e-5, found
+    assert len(found) == 5 and max(found.values()) < 1e-5, found
 
 
 @pytest.mark.slow

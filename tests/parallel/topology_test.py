@@ -95,3 +95,21 @@ def test_every_architecture_compiles(tmp_path, example):
     numbers = dry_run(example, tmp_path, "sharding.Mesh.fsdp = True")
     assert numbers["devices"] == 8
     assert numbers["measuring"]["cycles"] > 0 < numbers["plain"]["cycles"]
+
+
+@pytest.mark.tpu_compiler
+def test_layers_in_a_loop_take_one_layers_memory(tmp_path):
+    """Four layers of wide kernels, whose weights live in slices: measuring costs no more there."""
+    layers = {"num_encoder_layers": 4, "num_decoder_layers": 4, "remat": True}
+    wide = SIZES | {"mlp_dim": 8192} | layers
+    bindings = (LENGTHS, "sharding.Mesh.fsdp = True", "measure.InTraining.unbiased_window = 0")
+    unrolled, loop = (
+        dry_run("text_to_text", tmp_path, *bindings, **wide, scan_layers=scan)
+        for scan in (False, True)
+    )
+    plain, measuring = loop["plain"], loop["measuring"]
+    assert plain["hbm_bytes"] < 0.75 * unrolled["plain"]["hbm_bytes"]
+    assert measuring["sent_bytes"] <= 1.02 * plain["sent_bytes"]
+    assert measuring["hbm_bytes"] <= 1.02 * plain["hbm_bytes"]
+    # The loop's body counts as often as it runs.
+    assert loop["plain"]["flops"] == pytest.approx(unrolled["plain"]["flops"], rel=0.1)

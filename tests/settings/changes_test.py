@@ -84,6 +84,7 @@ def test_a_default_that_is_set_to_another_value(given, told, before):
         "MICROBATCHES=2",
         "CACHE_DIR=None",
         "t5.T5Config.remat=True",
+        "t5.T5Config.scan_layers=True",
         "BATCH_SIZE=16",
         "evaluate.Evaluation.teacher_forced=True",
     ],

@@ -261,6 +261,8 @@ def measure_batches(
       trainable: an expression of the names of the parameters that are trained; None: all.
     """
     groups, width = settings.names(model, params, trainable), settings.sketch_width
+    if width is not None:  # a loop would give all layers the same random signs
+        model = model.clone(config=dataclasses.replace(model.config, scan_layers=False))
     scale = None if scale is None else flatten_dict(scale, sep="/")
     add = functools.partial(
         _add, model=model, groups=tuple(groups.items()), width=width, layout=layout

@@ -114,7 +114,11 @@ def scattered_sum(
     grad: Float[Array, "*shape"], cut: int, axes: tuple[str, ...]
 ) -> Float[Array, "*slice"]:
     """This device's slice of the sum of the devices' gradients."""
-    return jax.lax.psum_scatter(grad, axes, scatter_dimension=cut, tiled=True)
+    # Axis by axis: of several at once, in another order than the mesh's, a TPU's compiler makes a
+    # sum of everything on every device.
+    for axis in axes:
+        grad = jax.lax.psum_scatter(grad, axis, scatter_dimension=cut, tiled=True)
+    return grad
 
 
 def exchanged(per_task: Float[Array, "local_row *shape"], cut: int) -> Float[Array, "row *slice"]:

@@ -153,10 +153,7 @@ def _stacked(variables: slices.Variables, number: int) -> slices.Variables:
         ]
         asked = {name: probe for layer in of_layers for name, probe in layer.items()}
         if any(isinstance(probe, probes.Sketch) for probe in asked.values()):
-            raise ValueError(
-                "layers in a loop can't be sketched: set measure.Settings.sketch_width = None, or "
-                "t5.T5Config.scan_layers = False"
-            )
+            raise ValueError("layers in a loop can't be sketched: T5Config.scan_layers = False")
         blank = jax.tree.map(jnp.zeros_like, asked)
         of_layers = [blank | layer for layer in of_layers]
         stacked[collection] = unflatten_dict(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mtl_t5x import measure
 from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures, t5
 from tests import random_t5
@@ -62,7 +63,8 @@ def test_each_layer_drops_by_itself(loop):
     assert 50 < np.count_nonzero(left) < 150
 
 
-def test_sketches_need_layers_in_turn():
+def test_sketches_are_of_layers_in_turn():
+    """Each layer's have signs of its own, which a loop can't give them."""
     config = dataclasses.replace(CONFIG, scan_layers=True)
     params, model = random_t5.params(CONFIG), architectures.TextToText(config)
     kernels = one_pass.select(params, {"encoder": one_pass.ENCODER})
@@ -70,5 +72,18 @@ def test_sketches_need_layers_in_turn():
     def loss_fn(params, probes):
         return model.apply({"params": params, "probes": probes}, random_t5.batch(0)), None
 
-    with pytest.raises(ValueError, match="sketch_width = None, or t5.T5Config.scan_layers = False"):
+    with pytest.raises(ValueError, match="can't be sketched: T5Config.scan_layers = False"):
         one_pass.gradient_and_sketches(loss_fn, params, 3, kernels, width=8)
+    settings = measure.Settings(
+        examples=8, microbatch_size=4, groups={"all": ".*query/kernel"}, sketch_width=256
+    )
+    batches = [random_t5.batch(0), random_t5.batch(1)]
+
+    def found(config):
+        model = architectures.TextToText(config)
+        measured = measure.measure_batches(
+            params, batches, [2] * 3, model=model, tasks=("a", "b", "c"), settings=settings
+        )
+        return measured["groups"]["all"]
+
+    assert found(config) == found(CONFIG)

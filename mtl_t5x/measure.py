@@ -278,7 +278,6 @@ def measure_batches(
     losses, per_task, squared_norms = sums
     by_task = functools.partial(fixed_point.by_task, tasks)
     examples = number * settings.microbatch_size
-    keys = functools.partial(_keys, groups, width=width)
     return {
         "tasks": list(tasks),
         "examples": dict(zip(tasks, examples.tolist(), strict=True)),
@@ -287,7 +286,7 @@ def measure_batches(
         "loss": by_task(np.asarray(losses) / number),
         "groups": {
             group: fixed_point.group_metrics(
-                *_gram([per_task[key] for key in keys(group)], number, width, layout),
+                *_gram([per_task[k] for k in _keys(groups, group, width)], number, width, layout),
                 np.asarray(squared_norms[group], np.float64) / number,
                 examples,
                 settings.microbatch_size,

@@ -256,8 +256,8 @@ def gram_matrix(
     )(per_task)
 
 
-def _by_name(params: one_pass.Params, specs: Sequence[PartitionSpec]) -> Specs:
-    return flatten_dict(jax.tree.unflatten(jax.tree.structure(params), specs), sep="/")
+def _by_name(params: one_pass.Params, of_each: Sequence[Any]) -> dict[str, Any]:
+    return flatten_dict(jax.tree.unflatten(jax.tree.structure(params), of_each), sep="/")
 
 
 def _check_shared(measured: Sequence[str], gathered: Specs) -> None:

@@ -103,10 +103,8 @@ def test_layers_in_a_loop_take_one_layers_memory(tmp_path):
     layers = {"num_encoder_layers": 4, "num_decoder_layers": 4, "remat": True}
     wide = SIZES | {"mlp_dim": 8192} | layers
     bindings = (LENGTHS, "sharding.Mesh.fsdp = True", "measure.InTraining.unbiased_window = 0")
-    unrolled, loop = (
-        dry_run("text_to_text", tmp_path, *bindings, **wide, scan_layers=scan)
-        for scan in (False, True)
-    )
+    loop = dry_run("text_to_text", tmp_path, *bindings, **wide, scan_layers=True)
+    unrolled = dry_run("text_to_text", tmp_path, *bindings, "CONFLICT_PERIOD = 0", **wide)
     plain, measuring = loop["plain"], loop["measuring"]
     assert plain["hbm_bytes"] < 0.75 * unrolled["plain"]["hbm_bytes"]
     assert measuring["sent_bytes"] <= 1.02 * plain["sent_bytes"]

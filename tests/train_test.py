@@ -313,9 +313,8 @@ def test_a_split_without_examples_is_told_before_training(tmp_path, monkeypatch)
 
     monkeypatch.setattr(seqio.Task, "num_input_examples", no_dev)
     tokens.forget()
-    two = {"MIXTURE_OR_TASK_NAME": TASKS[:2], "CACHE_DIR": str(tmp_path / "tokens")}
     with pytest.raises(ValueError, match=r"validation split of glue_rte\S* has no examples"):
-        main.run([EXAMPLE], bindings(tmp_path, **two))
+        main.run([EXAMPLE], bindings(tmp_path, CACHE_DIR=str(tmp_path / "tokens")))
     tokens.forget()
     assert not (tmp_path / "metrics.jsonl").exists()
 

@@ -20,15 +20,15 @@ def defaults():
     decanlp.register()
 
 
-def first_example(name, split="validation"):
+def examples(name, split="validation", lengths=None):
     task = seqio.get_mixture_or_task(name)
-    dataset = task.get_dataset(None, split, shuffle=False, try_in_mem_cache=False)
-    return next(dataset.as_numpy_iterator())
+    dataset = task.get_dataset(lengths, split, shuffle=False, try_in_mem_cache=False)
+    return list(dataset.as_numpy_iterator())
 
 
 def shown(name, split="validation"):
     """The first example's inputs and targets in text."""
-    first = first_example(name, split)
+    first = examples(name, split)[0]
     return tuple(first[f"{part}_pretokenized"].decode() for part in ("inputs", "targets"))
 
 
@@ -152,7 +152,7 @@ def test_prompts_of_the_nine_decanlp_tasks(monkeypatch):
     for task, (null, default, target) in DECANLP.items():
         assert shown(f"decanlp_{task}.null.semantic") == (null, target)
         assert shown(f"decanlp_{task}.default.semantic") == (default, target)
-    squad = first_example("decanlp_squad.default.semantic")
+    squad = examples("decanlp_squad.default.semantic")[0]
     assert squad["answers"].tolist() == [b"cat", b"A cat"]
     assert squad["inputs_pretokenized"][squad["answer_start"] :].startswith(b"cat")
     decanlp._blanked_squad.cache_clear()
@@ -172,7 +172,7 @@ def test_mini_and_every_mixture_under_the_preset():
         mixture = seqio.get_mixture_or_task(f"{benchmark.BENCHMARK}.default.semantic")
         assert len(mixture.tasks) == preset_tasks
         for task in mixture.tasks:
-            first = first_example(task.name, "test")
+            first = examples(task.name, "test")[0]
             assert first["inputs"][-1] == first["targets"][-1] == 1
         benchmark.register()
 

@@ -22,18 +22,16 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from mtl_t5x import step
 from mtl_t5x.conflict import fixed_point
-from mtl_t5x.conflict import metrics as conflict_metrics
 from mtl_t5x.data import batching
 from mtl_t5x.experiment import Experiment
-from mtl_t5x.gradients import freezing, one_pass, over_mesh
+from mtl_t5x.gradients import freezing, one_pass, over_batches
 from mtl_t5x.parallel import sharding
 from mtl_t5x.runtime import progress, watchdog
 from mtl_t5x.settings import checks
@@ -55,8 +53,9 @@ class Settings:
     Attributes:
       examples: per task; a multiple of `microbatch_size`. Of a task that has fewer, all that make
         whole microbatches.
-      microbatch_size: examples per task that are computed at once; also the smaller of the noise
-        scale's two batch sizes.
+      microbatch_size: examples per task whose gradient counts as one; also the smaller of the noise
+        scale's two batch sizes. They are computed at once, or where `MICROBATCHES` cuts a step's
+        examples, in parts that are no larger than a step's.
       groups: as for `one_pass.select`; None: the encoder and its layers, and where all tasks share
         a decoder, the decoder and its layers.
       sketch_width: buckets of the sketches; None: exact.
@@ -223,8 +222,22 @@ def measure_tasks(
     result = measure_batches(
         params, batches, counts, model=experiment.model, tasks=experiment.names,
         settings=settings, scale=scale, layout=layout, trainable=experiment.trainable,
+        parts=_parts(
+            settings.microbatch_size, experiment.batch_size, experiment.microbatches,
+            1 if layout is None else layout.mesh.shape[sharding.DATA],
+        ),
     )  # fmt: skip
     return {"step": at_step, **result}
+
+
+def _parts(size: int, batch_size: int, microbatches: int, devices: int) -> int:
+    """What so many examples of a task are computed in: where `MICROBATCHES` cuts a step's examples,
+    no more of them at once than a step computes."""
+    if microbatches == 1:
+        return 1
+    most = max(batch_size // microbatches, devices)
+    at_once = (n for n in range(most, 0, -1) if size % n == 0 and n % devices == 0)
+    return size // next(at_once)
 
 
 def write(result: Mapping[str, Any], path: epath.Path) -> None:
@@ -246,6 +259,7 @@ def measure_batches(
     scale: Params | None = None,
     layout: sharding.Layout | None = None,
     trainable: str | None = None,
+    parts: int = 1,
 ) -> dict[str, Any]:
     """The metrics of every group, as `conflict.json` holds them.
 
@@ -259,14 +273,14 @@ def measure_batches(
       scale: factors, of the parameters' shapes, that the gradients are multiplied by.
       layout: where the parameters and the batches live; None: on one device.
       trainable: an expression of the names of the parameters that are trained; None: all.
+      parts: what a microbatch's examples are computed in, one after the other.
     """
     groups, width = settings.names(model, params, trainable), settings.sketch_width
     if width is not None:  # a loop would give all layers the same random signs
         model = model.clone(config=dataclasses.replace(model.config, scan_layers=False))
     scale = None if scale is None else flatten_dict(scale, sep="/")
-    add = functools.partial(
-        _add, model=model, groups=tuple(groups.items()), width=width, layout=layout
-    )
+    where = {"width": width, "layout": layout}
+    add = functools.partial(_add, model=model, groups=tuple(groups.items()), parts=parts, **where)
     number, sums = np.asarray(counts), None
     shown = progress.bar("measuring the conflict", len(batches), "microbatch")
     for i, batch in enumerate(batches):
@@ -275,7 +289,6 @@ def measure_batches(
             one_pass.check_explained(jax.device_get(unexplained))
         shown.update()
     shown.close()
-    losses, per_task, squared_norms = sums
     by_task = functools.partial(fixed_point.by_task, tasks)
     examples = number * settings.microbatch_size
     return {
@@ -283,11 +296,11 @@ def measure_batches(
         "examples": dict(zip(tasks, examples.tolist(), strict=True)),
         "microbatch_size": settings.microbatch_size,
         "sketch_width": width,
-        "loss": by_task(np.asarray(losses) / number),
+        "loss": by_task(np.asarray(sums.losses) / number),
         "groups": {
             group: fixed_point.group_metrics(
-                *_gram([per_task[k] for k in _keys(groups, group, width)], number, width, layout),
-                np.asarray(squared_norms[group], np.float64) / number,
+                *over_batches.gram(sums, group, number, groups=groups, **where),
+                np.asarray(sums.squared_norms[group], np.float64) / number,
                 examples,
                 settings.microbatch_size,
                 by_task,
@@ -297,91 +310,26 @@ def measure_batches(
     }
 
 
-def _gram(
-    per_task: Sequence[Array],
-    number: np.ndarray,
-    width: int | None,
-    layout: sharding.Layout | None,
-) -> tuple[Float[np.ndarray, "task task"], Float[np.ndarray, "task width"] | None]:
-    """(Gram matrix, sketches where there are any) of the means over the microbatches."""
-    if width is not None:
-        sketches = np.asarray(sum(per_task), np.float64) / number[:, None]
-        return conflict_metrics.gram_matrix(sketches), sketches
-    gram = sum(np.asarray(over_mesh.gram_matrix(summed, layout), np.float64) for summed in per_task)
-    return gram / np.outer(number, number), None
-
-
-def _atoms(groups: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Sets of parameters that are in the same groups: every group is a union of these."""
-    membership = {}
-    for group, names in groups.items():
-        for name in names:
-            membership[name] = (*membership.get(name, ()), group)
-    atoms = {}
-    for name, member_of in membership.items():
-        atoms.setdefault("|".join(member_of), []).append(name)
-    return {atom: tuple(names) for atom, names in atoms.items()}
-
-
-def _keys(groups: Mapping[str, tuple[str, ...]], group: str, width: int | None) -> list[str]:
-    """What the group's gradients are kept under: parameters' names, or atoms of sketches."""
-    if width is None:
-        return list(groups[group])
-    return [atom for atom in _atoms(groups) if group in atom.split("|")]
-
-
 @functools.partial(
-    jax.jit, static_argnames=("model", "groups", "width", "layout"), donate_argnames=("sums",)
+    jax.jit,
+    static_argnames=("model", "groups", "width", "layout", "parts"),
+    donate_argnames=("sums",),
 )
-def _add(sums, params, batch, counted, scale, *, model, groups, width, layout):
-    """((losses, per-task gradients or sketches, squared norms by group) with a microbatch more, and
-    on the first exact one what part of each parameter's gradient the tasks' don't account for).
+def _add(sums, params, batch, counted, scale, *, model, groups, width, layout, parts):
+    """`over_batches.add` of a model's losses, dropout off."""
+    if parts > 1:
+        batch = model.apply({}, batch, method="before_splitting")
 
-    `counted` [task] is 1 where the microbatch counts for a task, else 0.
-    """
-    groups = dict(groups)
-    num_tasks = batch["encoder_input_tokens"].shape[0]
+    def loss_fn(params, probes, batch, key):
+        return model.apply({"params": params, "probes": probes}, batch, deterministic=True)
 
-    def loss_fn(params, probes):
-        variables = {"params": params, "probes": probes}
-        return counted * model.apply(variables, batch, deterministic=True), None
+    def weigh(batch):
+        return model.apply({}, batch, method="loss_weights")
 
-    unexplained = None
-    if width is None:
-        names = sorted({name for members in groups.values() for name in members})
-        pattern = "|".join(names)
-        (losses, _), grads, per_task = one_pass.per_task_gradients(
-            loss_fn, params, num_tasks, pattern
-        )
-        if sums is None:
-            unexplained = one_pass.unexplained(flatten_dict(grads, sep="/"), per_task)
-        if scale is not None:
-            per_task = {name: value * scale[name] for name, value in per_task.items()}
-    else:
-        (losses, _), _, per_task = one_pass.gradient_and_sketches(
-            loss_fn, params, num_tasks, _atoms(groups), width
-        )
-    squared_norms = {}
-    for group in groups:
-        members = [per_task[key] for key in _keys(groups, group, width)]
-        members = members if width is None else [sum(members)]
-        squared_norms[group] = sum(
-            jnp.sum(jnp.square(value.reshape(num_tasks, -1)), 1) for value in members
-        )
-    more = (losses, per_task, squared_norms)
-    if sums is not None:
-        more = jax.tree.map(jnp.add, sums, more)
-    return _spread(more, width, layout), unexplained
-
-
-def _spread(sums, width, layout):
-    """Per-task gradients are split over the devices; the rest, sketches too, is whole on each."""
-    if layout is None:
-        return sums
-    losses, per_task, squared_norms = jax.tree.map(lambda _: layout.everywhere, sums)
-    if width is None:
-        per_task = {name: layout.columns(value.shape[1:]) for name, value in sums[1].items()}
-    return jax.lax.with_sharding_constraint(sums, (losses, per_task, squared_norms))
+    return over_batches.add(
+        sums, loss_fn, weigh, params, batch, counted, groups=dict(groups), width=width,
+        microbatches=parts, scale=scale, layout=layout,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -126,6 +126,36 @@ def test_scaled_gradients(params, gradients):
     assert_figures(figures, gradient.mean(axis=0), squares, 2e-5)
 
 
+@pytest.mark.parametrize("width", [None, 256])
+def test_a_microbatch_in_parts(params, width):
+    """Nothing but memory changes: the parts of a microbatch make up its one gradient."""
+    settings = dataclasses.replace(SETTINGS, groups={"all": ".*query/kernel"}, sketch_width=width)
+    tokens = microbatches()[0]["decoder_loss_weights"].sum(axis=2)
+    assert len(np.unique(np.asarray(tokens[0]))) > 1, "parts count by their tokens"
+    whole, in_parts = at(params, settings), at(params, settings, parts=2)
+    for name, value in whole["loss"].items():
+        assert in_parts["loss"][name] == pytest.approx(value, rel=1e-5)
+    expected, found = whole["groups"]["all"], in_parts["groups"]["all"]
+    for name in ("norms", "noise_trace", "squared_norm"):
+        for task in TASKS:
+            assert found[name][task] == pytest.approx(expected[name][task], rel=1e-4), name
+    np.testing.assert_allclose(found["cosine"], expected["cosine"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "microbatches", "devices", "parts"),
+    [
+        (16, 4, 1, 1, 1),  # nothing says that more don't fit
+        (16, 16, 4, 1, 4),
+        (16, 64, 4, 1, 1),
+        (16, 12, 4, 1, 8),  # of three at once only two make sixteen up
+        (16, 16, 16, 4, 4),
+    ],
+)
+def test_parts_are_no_larger_than_a_step_s(size, batch_size, microbatches, devices, parts):
+    assert measure._parts(size, batch_size, microbatches, devices) == parts
+
+
 def test_adam_scale():
     rng = np.random.default_rng(0)
     params = {"kernel": rng.normal(size=(5, 7)), "scale": rng.normal(size=3)}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,13 +62,24 @@ def accumulate(
     """
 
     def of_microbatch(batch, key):
-        share = weigh(batch) / jnp.where(total > 0, total, 1)
+        share = share_of(weigh(batch), total)
 
         def scaled(params, probes):
             return loss_fn(params, probes, batch, key) * share, None
 
         return _with_per_task(scaled, params, share.shape[0] * parts, measured)
 
+    return added(of_microbatch, batch, key, microbatches)
+
+
+def added(
+    of_microbatch: Callable[[Batch, Array], Any], batch: Batch, key: Array, microbatches: int
+) -> Any:
+    """The sum of the trees that `of_microbatch` makes of each microbatch and its own key.
+
+    Raises:
+      ValueError: examples that can't be cut into so many microbatches.
+    """
     if microbatches == 1:
         return of_microbatch(batch, key)
     cut = {name: _cut(value, microbatches) for name, value in batch.items()}
@@ -80,6 +92,12 @@ def accumulate(
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     return jax.lax.scan(add, zeros, (jnp.arange(microbatches), cut))[0]
+
+
+def share_of(weights: Float[Array, " task"], total: Float[Array, " task"]) -> Array:
+    """What part of the tasks' losses is a microbatch's, by the weights of its own and of all
+    examples; 0 of a task that has nothing to be learned from."""
+    return weights / jnp.where(total > 0, total, 1)
 
 
 def keeping_gradients(

@@ -1,0 +1,165 @@
+"""Per-task gradients of many batches: their sums, as they are or as sketches, one batch at a time.
+
+Where the tasks' gradients are means over more examples than a step has, they are added up batch by
+batch: as they are, which takes K times the memory of the measured parameters, or as count sketches
+(`probes.Sketch`), K times their width. On a mesh every device holds an equal part of the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float, Int
+
+from mtl_t5x.conflict import metrics as conflict_metrics
+from mtl_t5x.gradients import accumulation, one_pass, over_mesh
+from mtl_t5x.parallel import sharding
+
+Groups = Mapping[str, tuple[str, ...]]  # a group's name to its parameters' names
+
+
+class Sums(NamedTuple):
+    """Over batches.
+
+    Attributes:
+      losses: [task].
+      per_task: gradients [task, *shape] by parameter; or sketches [task, width] by sets of
+        parameters that are in the same groups.
+      squared_norms: of each batch's gradients, [task] by group.
+    """
+
+    losses: Float[Array, " task"]
+    per_task: dict[str, Float[Array, "task *_"]]
+    squared_norms: dict[str, Float[Array, " task"]]
+
+
+def add(
+    sums: Sums | None,
+    loss_fn: accumulation.LossFn,
+    weigh: accumulation.Weigh,
+    params: one_pass.Params,
+    batch: accumulation.Batch,
+    counted: Float[Array, " task"],
+    *,
+    groups: Groups,
+    width: int | None = None,
+    microbatches: int = 1,
+    scale: Mapping[str, Array] | None = None,
+    layout: sharding.Layout | None = None,
+) -> tuple[Sums, dict[str, Float[Array, ""]] | None]:
+    """(the sums with a batch more, and on the first exact one what part of each parameter's
+    gradient the tasks' don't account for).
+
+    Args:
+      sums: None: there are none yet.
+      loss_fn, weigh: as for `accumulation.accumulate`; the loss takes no notice of its key.
+      params, batch: where, and of what, the gradients are.
+      counted: 1 where the batch counts for a task, else 0.
+      groups: see there.
+      width: of the sketches; None: gradients as they are.
+      microbatches: what the batch's examples are computed in, one after the other; the sums are
+        those of the whole.
+      scale: factors by parameter that the gradients are multiplied by.
+      layout: where the sums live; None: on one device.
+    """
+    total = weigh(batch)
+    num_tasks = counted.shape[0]
+
+    def of_microbatch(batch, key):
+        share = counted * accumulation.share_of(weigh(batch), total)
+
+        def scaled(params, probes):
+            return loss_fn(params, probes, batch, key) * share, None
+
+        if width is not None:
+            (losses, _), _, sketches = one_pass.gradient_and_sketches(
+                scaled, params, num_tasks, _atoms(groups), width
+            )
+            return losses, sketches, None
+        pattern = "|".join(sorted({name for members in groups.values() for name in members}))
+        (losses, _), grads, per_task = one_pass.per_task_gradients(
+            scaled, params, num_tasks, pattern
+        )
+        return losses, per_task, grads if sums is None else None
+
+    losses, per_task, grads = accumulation.added(
+        of_microbatch, batch, jax.random.key(0), microbatches
+    )
+    unexplained = None
+    if grads is not None:
+        unexplained = one_pass.unexplained(flatten_dict(grads, sep="/"), per_task)
+    if scale is not None:
+        per_task = {name: value * scale[name] for name, value in per_task.items()}
+    more = Sums(losses, per_task, _squared_norms(per_task, groups, width))
+    if sums is not None:
+        more = jax.tree.map(jnp.add, sums, more)
+    return _spread(more, width, layout), unexplained
+
+
+def gram(
+    sums: Sums,
+    group: str,
+    number: Int[np.ndarray, " task"],
+    *,
+    groups: Groups,
+    width: int | None = None,
+    layout: sharding.Layout | None = None,
+) -> tuple[Float[np.ndarray, "task task"], Float[np.ndarray, "task width"] | None]:
+    """(Gram matrix, sketches where there are any) of a group's mean gradients, each task's over its
+    `number` of batches."""
+    per_task = [sums.per_task[key] for key in _keys(groups, group, width)]
+    if width is not None:
+        sketches = np.asarray(sum(per_task), np.float64) / number[:, None]
+        return conflict_metrics.gram_matrix(sketches), sketches
+    added = sum(
+        np.asarray(over_mesh.gram_matrix(summed, layout), np.float64) for summed in per_task
+    )
+    return added / np.outer(number, number), None
+
+
+def _squared_norms(
+    per_task: Mapping[str, Float[Array, "task *_"]], groups: Groups, width: int | None
+) -> dict[str, Float[Array, " task"]]:
+    found = {}
+    for group in groups:
+        members = [per_task[key] for key in _keys(groups, group, width)]
+        members = members if width is None else [sum(members)]
+        found[group] = sum(
+            jnp.sum(jnp.square(value.reshape(len(value), -1)), 1) for value in members
+        )
+    return found
+
+
+def _atoms(groups: Groups) -> dict[str, tuple[str, ...]]:
+    """Sets of parameters that are in the same groups: every group is a union of these."""
+    membership = {}
+    for group, names in groups.items():
+        for name in names:
+            membership[name] = (*membership.get(name, ()), group)
+    atoms = {}
+    for name, member_of in membership.items():
+        atoms.setdefault("|".join(member_of), []).append(name)
+    return {atom: tuple(names) for atom, names in atoms.items()}
+
+
+def _keys(groups: Groups, group: str, width: int | None) -> list[str]:
+    """What the group's gradients are kept under: parameters' names, or atoms of sketches."""
+    if width is None:
+        return list(groups[group])
+    return [atom for atom in _atoms(groups) if group in atom.split("|")]
+
+
+def _spread(sums: Sums, width: int | None, layout: sharding.Layout | None) -> Sums:
+    """Per-task gradients are split over the devices; the rest, sketches too, is whole on each."""
+    if layout is None:
+        return sums
+    places: Any = jax.tree.map(lambda _: layout.everywhere, sums)
+    if width is None:
+        columns = {name: layout.columns(value.shape[1:]) for name, value in sums.per_task.items()}
+        places = places._replace(per_task=columns)
+    return jax.lax.with_sharding_constraint(sums, places)

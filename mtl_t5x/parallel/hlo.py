@@ -6,7 +6,8 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BITS = {"pred": 8, "bf16": 16, "tf32": 32}
@@ -39,27 +40,20 @@ def traffic(text: str, num_devices: int) -> Traffic:
     A loop counts as often as it is known to run, once where that isn't known. A TPU's asynchronous
     collective is named in every fusion that it overlaps with, and counts once, by its channel.
     """
-    computations, entry = _computations(text)
     found: dict[str, list[float]] = {}
     overlapped: set[tuple[str, str]] = set()
-
-    def visit(name: str, times: int, fused: bool) -> None:
-        for line in computations.get(name, ()):
-            if operation := _OPERATION.search(line):
-                kind = operation.group(2)
-                channel = re.search(r"channel_id=(\d+)", line)
-                again = fused and channel and (kind, channel.group(1)) in overlapped
-                if fused and channel:
-                    overlapped.add((kind, channel.group(1)))
-                if not again:
-                    record = found.setdefault(kind, [0.0, 0])
-                    record[0] += times * _wire_bytes(line, operation, num_devices)
-                    record[1] += times
-            inner = times * _trip_count(line, computations) if " while(" in line else times
-            for called in _called(line):
-                visit(called, inner, fused or " fusion(" in line)
-
-    visit(entry, 1, False)
+    for line in _lines(text):
+        operation = _OPERATION.search(line.text)
+        if not operation:
+            continue
+        kind, channel = operation.group(2), re.search(r"channel_id=(\d+)", line.text)
+        if line.within and channel:
+            if (kind, channel.group(1)) in overlapped:
+                continue
+            overlapped.add((kind, channel.group(1)))
+        record = found.setdefault(kind, [0.0, 0])
+        record[0] += line.times * _wire_bytes(line.text, operation, num_devices)
+        record[1] += line.times
     return Traffic(
         {kind: record[0] for kind, record in found.items()},
         {kind: int(record[1]) for kind, record in found.items()},
@@ -81,18 +75,11 @@ def cycles(text: str) -> dict[Place, int]:
     Layers are taken together, as `layers_*`. The estimate is of computing and of the device's own
     memory: what collectives, gathers and scatters take is not in it.
     """
-    computations, entry = _computations(text)
     found: collections.Counter[Place] = collections.Counter()
-
-    def visit(name: str, times: int) -> None:
-        for line in computations.get(name, ()):
-            if estimate := re.search(r'"estimated_cycles":"(\d+)"', line):
-                found[_place(line)] += times * int(estimate.group(1))
-            if " while(" in line or " call(" in line or " conditional(" in line:
-                for called in _called(line):
-                    visit(called, times * _trip_count(line, computations))
-
-    visit(entry, 1)
+    for line in _lines(text):
+        estimate = re.search(r'"estimated_cycles":"(\d+)"', line.text)
+        if estimate and not line.within:
+            found[_place(line.text)] += line.times * int(estimate.group(1))
     return dict(found.most_common())
 
 
@@ -107,26 +94,14 @@ class Repeated:
 def repeated(text: str) -> Repeated:
     """By its matrix products, and by the results that it writes: for XLA's own analysis of a
     compiled program, which counts each loop's body once."""
-    computations, entry = _computations(text)
     once, all_times = collections.Counter(), collections.Counter()
-
-    def visit(name: str, times: int, fused: bool) -> None:
-        lines = computations.get(name, ())
-        shapes = {
-            found.group(1): found.group(2) for line in lines if (found := _RESULT.search(line))
-        }
-        for line in lines:
-            operation = _RESULT.search(line)
-            flops = _product_flops(line, shapes)
-            written = 0 if fused or not operation else _written_bytes(line, operation)
-            for counter, number in ((once, 1), (all_times, times)):
-                counter["flops"] += number * flops
-                counter["bytes"] += number * written
-            inner = times * _trip_count(line, computations) if " while(" in line else times
-            for called in _called(line):
-                visit(called, inner, fused or " fusion(" in line)
-
-    visit(entry, 1, False)
+    for line in _lines(text):
+        operation = _RESULT.search(line.text)
+        flops = _product_flops(line)
+        written = 0 if line.within or not operation else _written_bytes(line.text, operation)
+        for counter, number in ((once, 1), (all_times, line.times)):
+            counter["flops"] += number * flops
+            counter["bytes"] += number * written
     return Repeated(
         *(all_times[name] / once[name] if once[name] else 1.0 for name in ("flops", "bytes"))
     )
@@ -138,19 +113,19 @@ _PRODUCT = re.compile(r" (dot|convolution)\(%?([\w.\-]+), %?([\w.\-]+)\)")
 _WRITES_NOTHING = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "while"}
 
 
-def _product_flops(line: str, shapes: Mapping[str, str]) -> int:
+def _product_flops(line: _Line) -> int:
     """Of a matrix product, or of the convolution that it is on a TPU; else 0."""
-    product, result = _PRODUCT.search(line), _RESULT.search(line)
+    product, result = _PRODUCT.search(line.text), _RESULT.search(line.text)
     if not product or not result:
         return 0
     kind, left, right = product.groups()
     if kind == "dot":
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line).group(1)
-        sizes = _sizes(shapes[left])
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line.text).group(1)
+        sizes = _sizes(line.shapes[left])
         summed = math.prod(sizes[int(axis)] for axis in contracted.split(",") if axis)
     else:
-        kernel = re.search(r"dim_labels=\w+_(\w+)->", line).group(1)
-        sizes = _sizes(shapes[right])
+        kernel = re.search(r"dim_labels=\w+_(\w+)->", line.text).group(1)
+        sizes = _sizes(line.shapes[right])
         summed = math.prod(size for name, size in zip(kernel, sizes, strict=True) if name != "o")
     return 2 * math.prod(_sizes(result.group(2))) * summed
 
@@ -180,6 +155,41 @@ def _place(line: str) -> Place:
 
 # Names of transformations and of methods ("TextToText.logits") among the modules'.
 _NO_MODULE = re.compile(r"[().]|^(shard_map|while|body|closed_call|checkpoint|rematted_\w+)$")
+
+
+class _Line(NamedTuple):
+    """An operation of a program.
+
+    Attributes:
+      text: of it.
+      times: that it runs: a loop's body as often as that is known, once where it isn't.
+      within: whether it is part of another operation, as of a fusion.
+      shapes: results of its computation's operations, by their names.
+    """
+
+    text: str
+    times: int
+    within: bool
+    shapes: Mapping[str, str]
+
+
+def _lines(text: str) -> Iterator[_Line]:
+    """A program's operations, wherever it calls them from."""
+    computations, entry = _computations(text)
+    shapes = {
+        name: {found.group(1): found.group(2) for found in map(_RESULT.search, lines) if found}
+        for name, lines in computations.items()
+    }
+
+    def visit(name: str, times: int, within: bool) -> Iterator[_Line]:
+        for line in computations.get(name, ()):
+            yield _Line(line, times, within, shapes[name])
+            steps = re.search(r" (while|call|conditional)\(", line)
+            inner = times * _trip_count(line, computations) if " while(" in line else times
+            for called in _called(line):
+                yield from visit(called, inner, within or not steps)
+
+    return visit(entry, 1, False)
 
 
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:

@@ -287,6 +287,7 @@ def measure_batches(
         sums, unexplained = add(sums, params, batch, (i < number).astype(np.float32), scale)
         if unexplained is not None:
             one_pass.check_explained(jax.device_get(unexplained))
+        jax.block_until_ready(sums.losses)  # what is shown as done is done
         shown.update()
     shown.close()
     by_task = functools.partial(fixed_point.by_task, tasks)

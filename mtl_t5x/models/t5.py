@@ -104,12 +104,12 @@ def _in_turn(
     arguments: tuple[Any, ...],
     deterministic: bool,
     *options: Any,
+    decodes: bool = False,
 ) -> Float[Array, "*batch length embed"]:
     """Through the stack's layers `layers_0`, `layers_1`, …, which are made with the same options
     and take the same arguments."""
     config = stack.config
     # Decoding has no backward pass, and its cache goes through neither a loop nor remat.
-    decodes = any(option is not None for option in options)
     if config.scan_layers and not decodes and not stack.is_initializing():
         return _in_a_loop(stack, layer, number, x, arguments, deterministic, *options)
     if config.remat and not decodes:
@@ -267,7 +267,7 @@ class Decoder(nn.Module):
         arguments = (encoded, self_mask, encoded_mask[..., None, :], bias, position)
         x = _in_turn(
             self, DecoderLayer, self.config.num_decoder_layers, x, arguments, deterministic,
-            max_decode_length,
+            max_decode_length, decodes=max_decode_length is not None,
         )  # fmt: skip
         x = layers.RMSNorm(name="decoder_norm")(x)
         x = dropout(x, deterministic=deterministic)

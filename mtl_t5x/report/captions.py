@@ -69,5 +69,6 @@ RULES = {
 WEIGHTINGS = (
     "Every weighting of the tasks: the mean over the tasks of multi-task minus single-task, and "
     "the least of them, in the metrics' points, with 95 % intervals. The line joins the static "
-    "weightings that no other one beats in both; the ring is the one tuned on the dev split."
+    "weightings that no other one beats in both; the ring is the one tuned on the dev split. Far "
+    "from 0 the scales are logarithmic."
 )

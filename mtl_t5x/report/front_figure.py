@@ -1,10 +1,13 @@
 """The figure of a front: average against worst task, every weighting with its intervals."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
+from matplotlib.transforms import Bbox
 
 from mtl_t5x.report import captions, figures, fronts, plots, sections, vega
 from mtl_t5x.report.findings import Estimate
@@ -14,14 +17,17 @@ COLOURS = {
     fronts.RATE: plots.COLOURS[2],
     fronts.METHOD: plots.COLOURS[1],
 }
-
-
 # The same in the page's colours.
 SHADES = {
     fronts.STATIC: "var(--task-0)",
     fronts.RATE: "var(--task-2)",
     fronts.METHOD: "var(--task-1)",
 }
+
+# Axes are linear so far from 0, and logarithmic beyond: a single-task corner loses dozens of points
+# where what is compared differs by a few.
+LINEAR = 10
+TICKS = (-100, -50, -20, -10, -5, 0, 5, 10, 20, 50, 100)
 
 
 def figure(front: fronts.Front) -> figures.Figure:
@@ -50,7 +56,8 @@ def _chart(front: fronts.Front) -> vega.Spec:
         "y": {"field": "worst_value", "type": "quantitative", "title": "worst task, points"},
     }
     for axis in axes.values():
-        axis |= {"axis": {"tickCount": 5}, "scale": {"zero": False, "padding": 12}}
+        stretched = {"type": "symlog", "constant": LINEAR, "nice": False, "padding": 12}
+        axis |= {"axis": {"values": TICKS}, "scale": stretched}
     scale = {"domain": list(SHADES), "range": list(SHADES.values())}
     colour = {"color": {"field": "kind", "scale": scale, "legend": None}}
     told = [{"field": "name", "title": "weighting"}, {"field": "kind"}]
@@ -122,14 +129,6 @@ def _draw_points(axes: Axes, front: fronts.Front) -> None:
                 ecolor=(colour, 0.3),
                 label=kind if i == 0 else None,
             )
-            axes.annotate(
-                point.name,
-                (point.average.value, point.worst.value),
-                textcoords="offset points",
-                xytext=(5, 4),
-                fontsize=7.5,
-                color=colour,
-            )
             if point.name == front.tuned:
                 axes.plot(
                     point.average.value, point.worst.value, "o", markersize=14,
@@ -139,10 +138,60 @@ def _draw_points(axes: Axes, front: fronts.Front) -> None:
     axes.plot(*zip(*edge, strict=True), "-", color=COLOURS[fronts.STATIC], linewidth=1, alpha=0.6)
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.axvline(0, color="#888888", linewidth=0.8)
-    axes.set_xlabel("average over the tasks, points")
-    axes.set_ylabel("worst task, points")
+    axes.set_xlabel(f"average over the tasks, points; logarithmic beyond {LINEAR}")
+    axes.set_ylabel(f"worst task, points; logarithmic beyond {LINEAR}")
     axes.set_title("Weightings: multi-task minus single-task")
     axes.legend(loc="lower right")
+    axes.set_xscale("symlog", linthresh=LINEAR)
+    axes.set_yscale("symlog", linthresh=LINEAR)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(FixedLocator(TICKS))
+        axis.set_major_formatter("{x:.0f}")
+    _name_points(axes, front.points)
+
+
+# Where a name may begin beside its point, in points, and its alignment there.
+_CORNERS = tuple(
+    (x, y, horizontal, vertical)
+    for y, vertical in ((4, "bottom"), (-4, "top"))
+    for x, horizontal in ((5, "left"), (-5, "right"))
+)
+
+
+def _name_points(axes: Axes, points: Sequence[fronts.Point]) -> None:
+    """Each in that corner of its point where it covers least of the points, of the names before it
+    and of what is outside."""
+    places = axes.transData.transform(
+        [(point.average.value, point.worst.value) for point in points]
+    )
+    taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in places]
+    for point in points:
+        found = []
+        for x, y, horizontal, vertical in _CORNERS:
+            name = axes.annotate(
+                point.name,
+                (point.average.value, point.worst.value),
+                textcoords="offset points",
+                xytext=(x, y),
+                ha=horizontal,
+                va=vertical,
+                fontsize=7.5,
+                color=COLOURS[point.kind],
+            )
+            box = name.get_window_extent()
+            outside = box.width * box.height - _covered(box, [axes.bbox])
+            found.append((_covered(box, taken) + outside, len(found), name, box))
+        _, chosen, _, box = min(found)
+        taken.append(box)
+        for _, corner, name, _ in found:
+            if corner != chosen:
+                name.remove()
+
+
+def _covered(box: Bbox, taken: Sequence[Bbox]) -> float:
+    """How much of it others have, in square pixels."""
+    common = [Bbox.intersection(box, other) for other in taken]
+    return sum(one.width * one.height for one in common if one is not None)
 
 
 def _edge(front: fronts.Front) -> list[tuple[float, float]]:

@@ -17,7 +17,7 @@ import functools
 import json
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ import jax
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from mtl_t5x import step
 from mtl_t5x.conflict import fixed_point
@@ -281,15 +281,8 @@ def measure_batches(
     scale = None if scale is None else flatten_dict(scale, sep="/")
     where = {"width": width, "layout": layout}
     add = functools.partial(_add, model=model, groups=tuple(groups.items()), parts=parts, **where)
-    number, sums = np.asarray(counts), None
-    shown = progress.bar("measuring the conflict", len(batches), "microbatch")
-    for i, batch in enumerate(batches):
-        sums, unexplained = add(sums, params, batch, (i < number).astype(np.float32), scale)
-        if unexplained is not None:
-            one_pass.check_explained(jax.device_get(unexplained))
-        jax.block_until_ready(sums.losses)  # what is shown as done is done
-        shown.update()
-    shown.close()
+    number = np.asarray(counts)
+    sums = _summed(add, params, batches, number, scale)
     by_task = functools.partial(fixed_point.by_task, tasks)
     examples = number * settings.microbatch_size
     return {
@@ -309,6 +302,25 @@ def measure_batches(
             for group in groups
         },
     }
+
+
+def _summed(
+    add: Callable[..., Any],
+    params: Params,
+    batches: Sequence[Mapping[str, Array | np.ndarray]],
+    number: Int[np.ndarray, " task"],
+    scale: Mapping[str, Array] | None,
+) -> over_batches.Sums:
+    """Over the first `number` of batches of each task."""
+    sums = None
+    with progress.bar("measuring the conflict", len(batches), "microbatch") as shown:
+        for i, batch in enumerate(batches):
+            sums, unexplained = add(sums, params, batch, (i < number).astype(np.float32), scale)
+            if unexplained is not None:
+                one_pass.check_explained(jax.device_get(unexplained))
+            jax.block_until_ready(sums.losses)  # what is shown as done is done
+            shown.update()
+    return sums
 
 
 @functools.partial(

@@ -67,8 +67,36 @@ def add(
       scale: factors by parameter that the gradients are multiplied by.
       layout: where the sums live; None: on one device.
     """
-    total = weigh(batch)
-    num_tasks = counted.shape[0]
+    losses, per_task, grads = _of_batch(
+        loss_fn, weigh, params, batch, counted,
+        groups=groups, width=width, microbatches=microbatches, with_gradient=sums is None,
+    )  # fmt: skip
+    unexplained = None
+    if grads is not None:
+        unexplained = one_pass.unexplained(flatten_dict(grads, sep="/"), per_task)
+    if scale is not None:
+        per_task = {name: value * scale[name] for name, value in per_task.items()}
+    more = Sums(losses, per_task, _squared_norms(per_task, groups, width))
+    if sums is not None:
+        more = jax.tree.map(jnp.add, sums, more)
+    return _spread(more, width, layout), unexplained
+
+
+def _of_batch(
+    loss_fn: accumulation.LossFn,
+    weigh: accumulation.Weigh,
+    params: one_pass.Params,
+    batch: accumulation.Batch,
+    counted: Float[Array, " task"],
+    *,
+    groups: Groups,
+    width: int | None,
+    microbatches: int,
+    with_gradient: bool,
+) -> tuple[Float[Array, " task"], dict[str, Float[Array, "task *_"]], one_pass.Params | None]:
+    """(losses, what `Sums.per_task` adds up, and of exact ones the gradient where it is asked
+    for)."""
+    total, num_tasks = weigh(batch), len(counted)
 
     def of_microbatch(batch, key):
         share = counted * accumulation.share_of(weigh(batch), total)
@@ -85,20 +113,9 @@ def add(
         (losses, _), grads, per_task = one_pass.per_task_gradients(
             scaled, params, num_tasks, pattern
         )
-        return losses, per_task, grads if sums is None else None
+        return losses, per_task, grads if with_gradient else None
 
-    losses, per_task, grads = accumulation.added(
-        of_microbatch, batch, jax.random.key(0), microbatches
-    )
-    unexplained = None
-    if grads is not None:
-        unexplained = one_pass.unexplained(flatten_dict(grads, sep="/"), per_task)
-    if scale is not None:
-        per_task = {name: value * scale[name] for name, value in per_task.items()}
-    more = Sums(losses, per_task, _squared_norms(per_task, groups, width))
-    if sums is not None:
-        more = jax.tree.map(jnp.add, sums, more)
-    return _spread(more, width, layout), unexplained
+    return accumulation.added(of_microbatch, batch, jax.random.key(0), microbatches)
 
 
 def gram(

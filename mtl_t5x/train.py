@@ -187,6 +187,17 @@ class _Run:
         measure.write(point, epath.Path(self.model_dir) / f"conflict_{at_step}.json")
         return fixed_point.logged(point)
 
+    @contextlib.contextmanager
+    def saving_if_broken_off(self, watch: interruption.Watch, state: TrainState) -> Iterator[None]:
+        """Told to stop, the run leaves in the middle of this context: once the state is saved."""
+        try:
+            with watch.breaking_off():
+                yield
+        except interruption.Terminated:
+            self.save(state, wait=True)
+            logger.warning(_TOLD_TO_STOP, int(state.step))
+            raise
+
     def save(self, state: TrainState, *, wait: bool) -> None:
         with self.limits.stage("save"), self.log.paused():
             self.log.check(state.params)  # what isn't finite never becomes a checkpoint
@@ -196,6 +207,9 @@ class _Run:
             checkpoints.save(self.manager, state)
             if wait:
                 checkpoints.finish(self.manager)
+
+
+_TOLD_TO_STOP = "told to stop: saved after step %d; start again to go on"
 
 
 def _loop(
@@ -214,7 +228,8 @@ def _loop(
             groups = tuple(conflict.groups.items()) if _due(current, conflict.period) else ()
             point = {}
             if conflict.fixed_point is not None and _due(current, conflict.fixed_point.period):
-                point = run.measure_point(state.params, current)
+                with run.saving_if_broken_off(watch, state):
+                    point = run.measure_point(state.params, current)
             with limits.stage("data" if current > start else "start"):
                 batch = next(batches)
             with limits.stage("step" if groups in compiled else "compile"):
@@ -241,10 +256,11 @@ def _loop(
             if _due(done, run.saving.period) or done == run.train_steps or stopped:
                 run.save(state, wait=stopped or not run.saving.asynchronous)
             if stopped:
-                logger.warning("told to stop: saved after step %d; start again to go on", done)
+                logger.warning(_TOLD_TO_STOP, done)
                 raise interruption.Terminated
             if _due(done, run.evaluation.period) and done < run.train_steps:
-                run.evaluate(state.params, "validation", done)
+                with run.saving_if_broken_off(watch, state):
+                    run.evaluate(state.params, "validation", done)
     return state
 
 

@@ -11,7 +11,7 @@ import optax
 import pytest
 import seqio
 
-from mtl_t5x import main, step
+from mtl_t5x import main, measure, step
 from mtl_t5x.data import features, tokens
 from mtl_t5x.models import architectures, t5
 from mtl_t5x.runtime import interruption, run_log
@@ -246,6 +246,36 @@ def test_told_to_stop_in_the_last_step(folder, tmp_path, monkeypatch):
     assert (tmp_path / "checkpoint_7").is_dir() and not (tmp_path / "results.json").exists()
     main.run([EXAMPLE], settings)
     assert json.loads((tmp_path / "results.json").read_text())["step"] == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["evaluation", "point"])
+def test_told_to_stop_in_what_takes_long(where, folder, tmp_path, monkeypatch, caplog):
+    """It is broken off, with the state saved between two saves, and done when the run goes on."""
+    a_copy(folder, tmp_path, "checkpoint_6")
+    settings = [
+        *bindings(tmp_path, MIXTURE_OR_TASK_NAME=TASKS[:1], TRAIN_STEPS=8, EVAL_PERIOD=7),
+        "measure.InTraining.fixed_point = @measure.Settings()",
+        "measure.Settings.examples = 32",
+        "measure.Settings.period = 7",
+    ]
+    place = {"evaluation": (seqio.Evaluator, "evaluate"), "point": (measure, "measure_tasks")}
+
+    def told(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    with monkeypatch.context() as patch, caplog.at_level("WARNING", logger="mtl_t5x"):
+        patch.setattr(*place[where], told)
+        with pytest.raises(interruption.Terminated):
+            main.run([EXAMPLE], settings)
+    assert "told to stop: saved after step 7" in caplog.text
+    assert (tmp_path / "checkpoint_7").is_dir() and not (tmp_path / "conflict_7.json").exists()
+    main.run([EXAMPLE], settings)
+    assert [line["step"] for line in dev_lines(tmp_path, TASKS[0])] == [7, 8]
+    assert json.loads((tmp_path / "conflict_7.json").read_text())["step"] == 7
+    logged = {line["step"]: line for line in lines(tmp_path)}
+    assert "conflict/fixed_point/encoder/covariance" in logged[7]
 
 
 def dev_lines(folder: pathlib.Path, task: str) -> list[dict]:

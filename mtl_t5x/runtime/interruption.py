@@ -3,11 +3,13 @@ leaves. A second Ctrl-C leaves at once."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 
 import jax
 from jax.experimental import multihost_utils
@@ -30,6 +32,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._heard = False
+        self._breaks_off = False
         self._before: dict[int, signal.Handlers] = {}
         self._ear: socket.socket | None = None
 
@@ -51,8 +54,27 @@ class Watch:
     def _hear(self, number: int, frame: object) -> None:
         del frame
         self._heard = True
+        if self._breaks_off:
+            raise Terminated
         if number == signal.SIGINT and jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    @contextlib.contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """What takes place in this context is broken off when the signal comes: what takes long,
+        and is done again when the run goes on. Several processes, which can't all leave it at one
+        place, end it first.
+
+        Raises:
+          Terminated: the signal came.
+        """
+        self._breaks_off = jax.process_count() == 1
+        try:
+            if self._breaks_off and self._heard:
+                raise Terminated
+            yield
+        finally:
+            self._breaks_off = False
 
     def _listen(self) -> None:
         """Starts a thread that hears a Ctrl-C where, as in a compiler, no handler is called."""

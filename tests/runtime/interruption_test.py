@@ -21,6 +21,17 @@ def test_a_signal_is_kept_until_it_is_asked_for():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_breaks_off_what_is_done_again():
+    with interruption.Watch() as watch:
+        with pytest.raises(interruption.Terminated), watch.breaking_off():
+            signal.raise_signal(signal.SIGTERM)
+            raise AssertionError("it went on")
+        with pytest.raises(interruption.Terminated), watch.breaking_off():
+            raise AssertionError("it was told before, and began")
+        assert watch.requested(1)
+        signal.raise_signal(signal.SIGTERM)  # which only breaks off what it comes in
+
+
 @pytest.mark.slow
 def test_sigterm_saves_and_exits_with_its_own_code(tmp_path):
     """Between two periodic saves; started again the run goes on from there and ends."""

@@ -6,8 +6,9 @@ python -m mtl_t5x.measure --gin_file=gin/examples/mini_glue_text_to_text.gin \
 As the original measures it: 1,024 examples a task in microbatches of 16, drawn anew at every point.
 A task's gradient is the mean over the microbatches of each one's gradient, so with losses over
 tokens every microbatch counts alike, whatever it holds. The per-task gradients are added up either
-as they are, which takes twice K times the memory of the measured parameters, or as sketches of a
-given width. On a mesh every device holds an equal part of these sums.
+as they are, which takes twice K times the memory of the measured parameters (three times where
+`MICROBATCHES` cuts what is computed at once), or as sketches of a given width. On a mesh every
+device holds an equal part of these sums.
 """
 
 from __future__ import annotations

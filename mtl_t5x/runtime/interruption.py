@@ -35,6 +35,7 @@ class Watch:
         self._breaks_off = False
         self._before: dict[int, signal.Handlers] = {}
         self._ear: socket.socket | None = None
+        self._listener: threading.Thread | None = None
 
     def __enter__(self) -> Watch:
         # Python lets the main thread alone set handlers.
@@ -50,6 +51,7 @@ class Watch:
         if self._ear is not None:
             signal.set_wakeup_fd(-1)
             self._ear.close()
+            self._listener.join()  # once it has said what it heard
 
     def _hear(self, number: int, frame: object) -> None:
         del frame
@@ -81,7 +83,8 @@ class Watch:
         self._ear, heard = socket.socketpair()
         self._ear.setblocking(False)
         signal.set_wakeup_fd(self._ear.fileno())
-        threading.Thread(target=_count, args=(heard,), daemon=True, name="Ctrl-C").start()
+        self._listener = threading.Thread(target=_count, args=(heard,), daemon=True, name="Ctrl-C")
+        self._listener.start()
 
     def requested(self, step: int) -> bool:
         """Whether the run is to stop after this step; every process must ask at every step."""

@@ -66,6 +66,6 @@ setup(
         "tpu-compiler": ["libtpu==0.0.41.*"],
         # What T5X asks for beside this project; itself it is on no package index (docs/t5x.md).
         "t5x": ["cached_property", "fiddle>=0.3"],
-        "reference": ["torch==2.13.0", "torchjd", "transformers"],
+        "reference": ["torch==2.13.0", "torchjd[full]", "transformers"],
     },
 )

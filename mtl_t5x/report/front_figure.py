@@ -166,26 +166,24 @@ def _name_points(axes: Axes, points: Sequence[fronts.Point]) -> None:
     )
     taken = [Bbox.from_extents(x - 4, y - 4, x + 4, y + 4) for x, y in places]
     for point in points:
-        found = []
-        for x, y, horizontal, vertical in _CORNERS:
-            name = axes.annotate(
-                point.name,
-                (point.average.value, point.worst.value),
-                textcoords="offset points",
-                xytext=(x, y),
-                ha=horizontal,
-                va=vertical,
-                fontsize=7.5,
-                color=COLOURS[point.kind],
-            )
+        name = axes.annotate(
+            point.name,
+            (point.average.value, point.worst.value),
+            textcoords="offset points",
+            xytext=(0, 0),
+            fontsize=7.5,
+            color=COLOURS[point.kind],
+        )
+
+        def covering(corner, name=name):
+            x, y, horizontal, vertical = corner
+            name.set(position=(x, y), ha=horizontal, va=vertical)
             box = name.get_window_extent()
             outside = box.width * box.height - _covered(box, [axes.bbox])
-            found.append((_covered(box, taken) + outside, len(found), name, box))
-        _, chosen, _, box = min(found)
-        taken.append(box)
-        for _, corner, name, _ in found:
-            if corner != chosen:
-                name.remove()
+            return _covered(box, taken) + outside
+
+        covering(min(_CORNERS, key=covering))
+        taken.append(name.get_window_extent())
 
 
 def _covered(box: Bbox, taken: Sequence[Bbox]) -> float:

@@ -230,6 +230,23 @@ def _attend_backward(residuals, cotangent):
 attend.defvjp(_attend_forward, _attend_backward)
 
 
+def attend_to_cache(
+    query: Float[Array, "*batch queries heads depth"],
+    key: Float[Array, "*batch heads keys depth"],
+    value: Float[Array, "*batch heads keys depth"],
+    bias: Float[Array, "*#batch heads #queries #keys"],
+    mask: Bool[Array, "*#batch #queries keys"],
+) -> Float[Array, "*batch queries heads depth"]:
+    """`attend` without a backward pass, to keys and values as a cache has them.
+
+    A decoding step reads the whole cache for one query: each head's part lies together, since XLA's
+    CPU backend would lay another order out anew at every step, at three times the step's cost.
+    """
+    scores = jnp.einsum("...qhd,...hkd->...hqk", query, key).astype(jnp.float32) + bias
+    weights = nn.softmax(jnp.where(mask[..., None, :, :], scores, MASKED))
+    return jnp.einsum("...hqk,...hkd->...qhd", weights.astype(query.dtype), value)
+
+
 class Attention(nn.Module):
     """Multi-head attention without score scaling (T5 folds it into the query's initializer).
 
@@ -263,41 +280,37 @@ class Attention(nn.Module):
             return heads.reshape(*heads.shape[:-1], self.num_heads, self.head_dim)
 
         query = project("query", queries)
-        if self.cache == "cross":
-            key, value = self._cached_once(lambda: (project("key", keys), project("value", keys)))
-        else:
-            key, value = project("key", keys), project("value", keys)
-            if self.cache == "self":
-                key, value = self._cached_append(key, value, position)
-
         if bias is None:
             bias = jnp.zeros((self.num_heads, 1, 1))
         elif bias.ndim == 4:  # [task, heads, query, key]
             bias = probes.for_examples(bias, *query.shape[:2])
-        # Dropped keys are dropped for every query, so their values are dropped.
-        kept = jnp.ones((*value.shape[:-3], self.num_heads, 1, value.shape[-3]), value.dtype)
-        kept = nn.Dropout(self.dropout_rate)(kept, deterministic=deterministic)
-        mixed = attend(query, key, value * jnp.moveaxis(kept, -1, -3), bias, mask)
+        if self.cache is None:
+            key, value = project("key", keys), project("value", keys)
+            # Dropped keys are dropped for every query, so their values are dropped.
+            kept = jnp.ones((*value.shape[:-3], self.num_heads, 1, value.shape[-3]), value.dtype)
+            kept = nn.Dropout(self.dropout_rate)(kept, deterministic=deterministic)
+            mixed = attend(query, key, value * jnp.moveaxis(kept, -1, -3), bias, mask)
+        else:
+            key = self._cached("cached_key", lambda: project("key", keys), position)
+            value = self._cached("cached_value", lambda: project("value", keys), position)
+            mixed = attend_to_cache(query, key, value, bias, mask)
         mixed = mixed.reshape(*mixed.shape[:-2], joined)
         return Dense(queries.shape[-1], ("joined_kv", "embed"), name="out")(mixed)
 
-    def _cached_once(self, project: Callable[[], tuple[Array, Array]]) -> tuple[Array, Array]:
-        if not self.has_variable("cache", "cached_key"):
-            key, value = project()
-            self.put_variable("cache", "cached_key", key)
-            self.put_variable("cache", "cached_value", value)
-        return self.get_variable("cache", "cached_key"), self.get_variable("cache", "cached_value")
-
-    def _cached_append(self, key: Array, value: Array, position: Array) -> tuple[Array, Array]:
-        shape = (*key.shape[:-3], self.max_decode_length, *key.shape[-2:])
-        appended = []
-        for name, new in (("cached_key", key), ("cached_value", value)):
-            cached = self.variable("cache", name, jnp.zeros, shape, new.dtype)
-            cached.value = jax.lax.dynamic_update_slice_in_dim(
-                cached.value, new, position, axis=new.ndim - 3
-            )
-            appended.append(cached.value)
-        return tuple(appended)
+    def _cached(
+        self,
+        name: str,
+        project: Callable[[], Float[Array, "*batch length heads depth"]],
+        position: Int[Array, ""] | None,
+    ) -> Float[Array, "*batch heads cached_length depth"]:
+        """The keys or the values so far, with this call's."""
+        if self.cache == "cross":
+            return self.variable("cache", name, lambda: jnp.swapaxes(project(), -3, -2)).value
+        new = jnp.swapaxes(project(), -3, -2)
+        shape = (*new.shape[:-2], self.max_decode_length, new.shape[-1])
+        cached = self.variable("cache", name, jnp.zeros, shape, new.dtype)
+        cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new, position, axis=-2)
+        return cached.value
 
 
 GATED_GELU, RELU = ("gelu", "linear"), ("relu",)

@@ -1,4 +1,4 @@
-"""The same step in PyTorch, with transformers' T5: what `conflict.py` compares with.
+"""The same in PyTorch, with transformers' T5: what `conflict.py` and `decoding.py` compare with.
 
 The model has the same weights and the same batch; nothing of it is padding, so no mask is given.
 With bfloat16 the passes run under `torch.autocast`: as with `T5Config.dtype`, parameters and their
@@ -72,6 +72,21 @@ def ways(config, params, batch, device: str):
     if HAS_TORCHJD:
         found |= _torchjd(model, losses, ids, autocast)
     return {name: _synchronised(way, device) for name, way in found.items()}
+
+
+def generation(config, params, inputs, tokens: int):
+    """A function that generates the greedy answers [row, tokens] to `inputs` [row, length]."""
+    import torch
+
+    model = _model(config, params).eval()
+    ids = torch.tensor(np.asarray(inputs)).long()
+
+    def run():
+        with torch.inference_mode():
+            found = model.generate(ids, max_new_tokens=tokens, do_sample=False, num_beams=1)
+        return found[:, 1:].numpy()  # without the start token
+
+    return run
 
 
 def _model(config, params):

@@ -223,9 +223,17 @@ class _Split:
             name, task, split, experiment.task_feature_lengths,
             with_heads=not has_decoder, cache=experiment.cache,
         )  # fmt: skip
-        loss, guessed = teacher_forcing.over_examples(
-            params, examples, model=model, batch_size=self.batch_size, place=self.place, guess=guess
-        )
+        size = len(examples["encoder_input_tokens"])
+        with progress.bar(f"{name} with its answers given", size, "example") as shown:
+            loss, guessed = teacher_forcing.over_examples(
+                params,
+                examples,
+                model=model,
+                batch_size=self.batch_size,
+                place=self.place,
+                guess=guess,
+                shown=shown,
+            )
         metrics = {"loss": loss} if split == "validation" else {}
         if guessed is not None:
             stored = tokens.examples(task, split, self.lengths(name), experiment.cache)

@@ -153,7 +153,10 @@ def test_what_is_guessed_with_the_answers_given(tmp_path, monkeypatch):
     params = random_params(experiment)
     examples = batching.whole_split("sst", experiment.trained[0], "test", FORCED_LENGTHS)
     options = {"model": experiment.model, "batch_size": 64, "place": np.asarray, "guess": True}
-    _, guessed = teacher_forcing.over_examples(params, examples, **options)
+    size = len(examples["encoder_input_tokens"])
+    with progress.bar("sst with its answers given", size, "example") as shown:
+        _, guessed = teacher_forcing.over_examples(params, examples, **options, shown=shown)
+        assert shown.n == size and size % 64, "the last batch isn't full"
     given = [jnp.asarray(examples[f"{name}_input_tokens"][None]) for name in ("encoder", "decoder")]
     logits = experiment.model.apply({"params": params}, *given, method="logits")
     np.testing.assert_array_equal(guessed, np.argmax(logits[0], axis=-1))

@@ -178,7 +178,7 @@ class TextToText(Shared):
         position: Int[Array, ""],
         max_decode_length: int,
     ) -> Float[Array, "*batch 1 vocab"]:
-        """Logits after one more token; keys and values are kept in the collection `cache`."""
+        """Logits after one more token; keys and values are kept, see `layers.Attention`."""
         decoded = self.decoder(
             tokens if self.own_embeddings else self.token_embedder(tokens),
             encoded,

@@ -181,7 +181,9 @@ def beam_search(
         decoded = jnp.take_along_axis(decoded, parent[..., None], axis=1)
         decoded = jax.lax.dynamic_update_slice_in_dim(decoded, token[..., None], position, axis=2)
         rows = (parent + beams * jnp.arange(batch)[:, None]).reshape(-1)
-        return jax.tree.map(lambda x: x[rows], cache), decoded, totals
+        # All beams of a row have the same inputs: what is cached of them stays where it is.
+        reordered = jax.tree.map(lambda x: x[rows], cache["self_cache"])
+        return {**cache, "self_cache": reordered}, decoded, totals
 
     start = jnp.zeros((batch * beams, 1), inputs.dtype)
     scores, cache = advance({}, start, jnp.int32(0))
@@ -218,7 +220,7 @@ def _advance(
             position,
             max_length,
             method="decode_step",
-            mutable=["cache"],
+            mutable=["self_cache", "cross_cache"],
         )
         return jax.nn.log_softmax(logits[:, 0].astype(jnp.float32)), cache
 

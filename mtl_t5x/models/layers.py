@@ -251,8 +251,9 @@ class Attention(nn.Module):
     """Multi-head attention without score scaling (T5 folds it into the query's initializer).
 
     `cache` is None, or "self" or "cross" while decoding: keys and values then live in the variable
-    collection `cache`. Self attention appends one position a call at `position`; cross attention
-    projects the encoding in the first call only. The mask is over the keys or the whole cache.
+    collection `self_cache`, of what was decoded, or `cross_cache`, of the inputs alone. Self
+    attention appends one position a call at `position`; cross attention projects the encoding in
+    the first call only. The mask is over the keys or the whole cache.
     """
 
     num_heads: int
@@ -304,11 +305,12 @@ class Attention(nn.Module):
         position: Int[Array, ""] | None,
     ) -> Float[Array, "*batch heads cached_length depth"]:
         """The keys or the values so far, with this call's."""
+        collection = f"{self.cache}_cache"
         if self.cache == "cross":
-            return self.variable("cache", name, lambda: jnp.swapaxes(project(), -3, -2)).value
+            return self.variable(collection, name, lambda: jnp.swapaxes(project(), -3, -2)).value
         new = jnp.swapaxes(project(), -3, -2)
         shape = (*new.shape[:-2], self.max_decode_length, new.shape[-1])
-        cached = self.variable("cache", name, jnp.zeros, shape, new.dtype)
+        cached = self.variable(collection, name, jnp.zeros, shape, new.dtype)
         cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new, position, axis=-2)
         return cached.value
 

@@ -233,7 +233,7 @@ class Decoder(nn.Module):
     caller's to compute, from what this returns in their place.
 
     With `max_decode_length` set, one position a call, given by `position`; keys and values are kept
-    in the variable collection `cache`, which the first call makes.
+    in the variable collections `self_cache` and `cross_cache`, which the first call makes.
     """
 
     config: T5Config

@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tqdm
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int, Shaped
 
@@ -28,6 +29,7 @@ def over_examples(
     batch_size: int,
     place: Callable[[np.ndarray], Any],
     guess: bool,
+    shown: tqdm.tqdm,
 ) -> tuple[float, Int[np.ndarray, "example targets"] | None]:
     """(loss over all the examples, the likeliest token at every position of their answers).
 
@@ -42,6 +44,7 @@ def over_examples(
       place: brings rows `[row, …]` to where they are computed.
       guess: whether the tokens are asked for; None is returned in their place else. It takes a
         model with a decoder.
+      shown: is told of every example that is done.
     """
     batch = {name: jnp.asarray(value)[None] for name, value in examples.items()}
     batch = model.apply({}, batch, method="before_splitting")
@@ -55,6 +58,7 @@ def over_examples(
     for numbers_of_block in np.split(own, blocks):
         block = {name: place(value[numbers_of_block]) for name, value in rows.items()}
         found.append(jax.device_get(_of_rows(params, block, model=model, guess=guess)))
+        shown.update(min(batch_size * jax.process_count(), size - shown.n))
     found = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
     losses, weights, tokens = multihost_utils.process_allgather(found, tiled=True)
     losses, weights = np.float64(losses[:size]), np.float64(weights[:size])

@@ -238,7 +238,7 @@ def test_cached_decoding_equals_teacher_forcing(params, leading):
             position,
             8,
             method="decode_step",
-            mutable=["cache"],
+            mutable=["self_cache", "cross_cache"],
         )
 
     cache, steps = {}, []

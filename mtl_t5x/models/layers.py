@@ -305,10 +305,14 @@ class Attention(nn.Module):
         position: Int[Array, ""] | None,
     ) -> Float[Array, "*batch heads cached_length depth"]:
         """The keys or the values so far, with this call's."""
+
+        def by_head() -> Float[Array, "*batch heads length depth"]:
+            return jnp.swapaxes(project(), -3, -2)
+
         collection = f"{self.cache}_cache"
         if self.cache == "cross":
-            return self.variable(collection, name, lambda: jnp.swapaxes(project(), -3, -2)).value
-        new = jnp.swapaxes(project(), -3, -2)
+            return self.variable(collection, name, by_head).value
+        new = by_head()
         shape = (*new.shape[:-2], self.max_decode_length, new.shape[-1])
         cached = self.variable(collection, name, jnp.zeros, shape, new.dtype)
         cached.value = jax.lax.dynamic_update_slice_in_dim(cached.value, new, position, axis=-2)

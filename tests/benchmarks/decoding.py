@@ -39,7 +39,7 @@ def main():
         "transformers": generate,
     }
     np.testing.assert_array_equal(runs["ours"](), runs["transformers"]())
-    seconds = workbench.interleaved(runs, arguments.rounds)
+    seconds = workbench.interleaved(runs, arguments.rounds, warm_up=False)  # just done
     rows, length = inputs.shape
     print(
         f"{arguments.size}: {rows} rows of {length} + {arguments.tokens} tokens, "

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
 from mtl_t5x import step
 from mtl_t5x.conflict import fixed_point
@@ -204,24 +204,27 @@ def measure_tasks(
     """`measure_batches` on examples of the train splits, as `seed` and `at_step` draw them."""
     logger.info("measuring the conflict at step %d", at_step)
     sharding.check_spread(layout, settings.microbatch_size, "measure.Settings.microbatch_size")
-    batches, counts = batching.draw(
+    drawn = batching.draw(
         experiment.trained,
         experiment.task_feature_lengths,
         settings.microbatch_size,
         settings.examples,
         seed=zlib.crc32(f"{seed}:{at_step}".encode()),
         with_heads=experiment.with_heads,
+        any_order=experiment.model.shares_decoder,
         cache=experiment.cache,
     )
     if layout is not None:
         size = (len(experiment.trained), settings.microbatch_size)
         share = layout.share(*size)
-        batches = [
-            layout.place({name: value[share] for name, value in batch.items()}, *size)
-            for batch in batches
+        drawn = [
+            batching.Drawn(
+                layout.place({name: value[share] for name, value in batch.items()}, *size), tasks
+            )
+            for batch, tasks in drawn
         ]
     result = measure_batches(
-        params, batches, counts, model=experiment.model, tasks=experiment.names,
+        params, drawn, model=experiment.model, tasks=experiment.names,
         settings=settings, scale=scale, layout=layout, trainable=experiment.trainable,
         parts=_parts(
             settings.microbatch_size, experiment.batch_size, experiment.microbatches,
@@ -251,8 +254,7 @@ def write(result: Mapping[str, Any], path: epath.Path) -> None:
 
 def measure_batches(
     params: Params,
-    batches: Sequence[Mapping[str, Array | np.ndarray]],
-    counts: Sequence[int],
+    drawn: Sequence[batching.Drawn],
     *,
     model: nn.Module,
     tasks: Sequence[str],
@@ -266,9 +268,8 @@ def measure_batches(
 
     Args:
       params: where it is measured.
-      batches: microbatches, `[task, microbatch_size, …]`.
-      counts: how many of these count for each task, from the first on: a task with fewer examples
-        than another has fewer.
+      drawn: microbatches in rows, `[row, microbatch_size, …]`, of any task where all tasks share a
+        decoder, else row k of task k.
       model, tasks: an architecture, and the tasks' short names.
       settings: see there.
       scale: factors, of the parameters' shapes, that the gradients are multiplied by.
@@ -281,9 +282,12 @@ def measure_batches(
         model = model.clone(config=dataclasses.replace(model.config, scan_layers=False))
     scale = None if scale is None else flatten_dict(scale, sep="/")
     where = {"width": width, "layout": layout}
-    add = functools.partial(_add, model=model, groups=tuple(groups.items()), parts=parts, **where)
-    number = np.asarray(counts)
-    sums = _summed(add, params, batches, number, scale)
+    add = functools.partial(
+        _add, model=model, num_tasks=len(tasks), groups=tuple(groups.items()), parts=parts, **where
+    )
+    sums = _summed(add, params, drawn, scale)
+    rows = np.concatenate([of_rows for _, of_rows in drawn])
+    number = np.bincount(rows[rows < len(tasks)], minlength=len(tasks))
     by_task = functools.partial(fixed_point.by_task, tasks)
     examples = number * settings.microbatch_size
     return {
@@ -308,15 +312,13 @@ def measure_batches(
 def _summed(
     add: Callable[..., Any],
     params: Params,
-    batches: Sequence[Mapping[str, Array | np.ndarray]],
-    number: Int[np.ndarray, " task"],
+    drawn: Sequence[batching.Drawn],
     scale: Mapping[str, Array] | None,
 ) -> over_batches.Sums:
-    """Over the first `number` of batches of each task."""
     sums = None
-    with progress.bar("measuring the conflict", len(batches), "microbatch") as shown:
-        for i, batch in enumerate(batches):
-            sums, unexplained = add(sums, params, batch, (i < number).astype(np.float32), scale)
+    with progress.bar("measuring the conflict", len(drawn), "batch") as shown:
+        for batch, tasks in drawn:
+            sums, unexplained = add(sums, params, batch, tasks, scale)
             if unexplained is not None:
                 one_pass.check_explained(jax.device_get(unexplained))
             jax.block_until_ready(sums.losses)  # what is shown as done is done
@@ -326,10 +328,10 @@ def _summed(
 
 @functools.partial(
     jax.jit,
-    static_argnames=("model", "groups", "width", "layout", "parts"),
+    static_argnames=("model", "num_tasks", "groups", "width", "layout", "parts"),
     donate_argnames=("sums",),
 )
-def _add(sums, params, batch, counted, scale, *, model, groups, width, layout, parts):
+def _add(sums, params, batch, tasks, scale, *, model, num_tasks, groups, width, layout, parts):
     """`over_batches.add` of a model's losses, dropout off."""
     if parts > 1:
         batch = model.apply({}, batch, method="before_splitting")
@@ -341,8 +343,8 @@ def _add(sums, params, batch, counted, scale, *, model, groups, width, layout, p
         return model.apply({}, batch, method="loss_weights")
 
     return over_batches.add(
-        sums, loss_fn, weigh, params, batch, counted, groups=dict(groups), width=width,
-        microbatches=parts, scale=scale, layout=layout,
+        sums, loss_fn, weigh, params, batch, tasks, num_tasks=num_tasks, groups=dict(groups),
+        width=width, microbatches=parts, scale=scale, layout=layout,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 import seqio
 
 from mtl_t5x import evaluate
-from mtl_t5x.data import batching, heads, lookup, tokens
+from mtl_t5x.data import batching, heads, lookup, padding, tokens
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.models import architectures, predicting, teacher_forcing
 from mtl_t5x.runtime import progress
@@ -80,6 +80,26 @@ def test_the_registry_is_as_before_after_an_error():
     assert seqio.TaskRegistry.get(task.name) is task
 
 
+def test_every_example_has_its_own_prediction(monkeypatch):
+    """Of batches of alike length, whose last isn't full."""
+    monkeypatch.setattr(padding, "SHORTEST", 8)
+    rng, widths = np.random.default_rng(0), []
+    lengths = rng.integers(1, 33, 50)
+    inputs = np.where(np.arange(32) < lengths[:, None], rng.integers(2, 90, (50, 32)), 0)
+
+    def reversed_inputs(inputs):
+        widths.append(inputs.shape[1])
+        return inputs[:, ::-1]
+
+    dataset = evaluate.features.StoredInputs(inputs.astype(np.int32))(None, {}).enumerate()
+    with progress.bar("evaluating test", 50, "example") as shown:
+        predicted = predicting.of_dataset(reversed_inputs, 16, np.asarray, shown, dataset)
+    assert [index for index, _ in predicted] == list(range(50))
+    for (_, ids), row in zip(predicted, inputs):
+        assert [i for i in ids if i] == [i for i in row[::-1] if i]
+    assert widths == sorted(widths, reverse=True) and len(widths) == 4 and widths[-1] == 8
+
+
 def test_progress_counts_examples(monkeypatch, capsys):
     monkeypatch.setattr(progress, "SHOWN_AFTER", 0.0)
     glue.register()
@@ -124,8 +144,9 @@ def random_params(experiment):
         pytest.param(architectures.Canonical, marks=pytest.mark.slow),
     ],
 )
-def test_dev_loss_is_that_of_the_whole_split_at_once(architecture, tmp_path):
-    """Of the model of all tasks, each of which is given the one task's examples."""
+def test_dev_loss_is_that_of_the_whole_split_at_once(architecture, tmp_path, monkeypatch):
+    """Of the model of all tasks, each of which is given the one task's examples, with padding."""
+    monkeypatch.setattr(padding, "SHORTEST", 8)
     experiment = an_experiment(architecture)
     params = random_params(experiment)
     settings = evaluate.Evaluation(batch_size=48, teacher_forced=True)

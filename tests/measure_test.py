@@ -11,9 +11,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from mtl_t5x import main, measure, step
-from mtl_t5x.data import batching, lookup
+from mtl_t5x.data import batching, lookup, padding
 from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures, pretrained
+from mtl_t5x.tasks import vocabularies
 from mtl_t5x.tasks.decanlp import decanlp
 from tests import random_t5
 
@@ -34,8 +35,9 @@ def microbatches(count=3):
 
 
 def at(params, settings=SETTINGS, **kwargs):
+    drawn = random_t5.drawn(microbatches())
     return measure.measure_batches(
-        params, microbatches(), [3] * 3, model=MODEL, tasks=TASKS, settings=settings, **kwargs
+        params, drawn, model=MODEL, tasks=TASKS, settings=settings, **kwargs
     )
 
 
@@ -204,8 +206,7 @@ def test_use_that_goes_past_the_probes(params):
     with pytest.raises(ValueError, match="layers_0/mlp/wo/kernel don't add up to the gradient"):
         measure.measure_batches(
             params,
-            microbatches(),
-            [3] * 3,
+            random_t5.drawn(microbatches()),
             model=Leaking(CONFIG),
             tasks=TASKS,
             settings=SETTINGS,
@@ -268,14 +269,15 @@ def test_command_on_a_runs_folder(tmp_path, capsys):
 
 def test_a_small_task_gives_each_example_once(params):
     """Of task b a third of the examples: the Gram matrix is that of its own mean gradient."""
-    counts, drawn = [3, 1, 3], microbatches()
+    drawn = microbatches()
     options = {"model": MODEL, "tasks": TASKS, "settings": SETTINGS}
-    found = measure.measure_batches(params, drawn, counts, **options)
+    tasks = [np.array([0, 1, 2]), *[np.array([0, 3, 2])] * 2]
+    found = measure.measure_batches(params, list(map(batching.Drawn, drawn, tasks)), **options)
     # The same from batches in which task b's first microbatch is all that it ever shows.
     same = [
         {name: value.at[1].set(drawn[0][name][1]) for name, value in own.items()} for own in drawn
     ]
-    expected = measure.measure_batches(params, same, [3] * 3, **options)
+    expected = measure.measure_batches(params, random_t5.drawn(same), **options)
     for group, metrics in expected["groups"].items():
         for name in ("cosine", "directional", "magnitude", "reference_magnitude"):
             np.testing.assert_allclose(found["groups"][group][name], metrics[name], rtol=2e-5)
@@ -294,19 +296,26 @@ def test_examples_are_drawn_anew_and_none_twice():
     sizes = [tasks[i].num_input_examples("train") for i in range(2)]
     assert sizes[0] < 2048
 
-    def ids(seed):
-        batches, counts = batching.draw(tasks, {"inputs": 128, "targets": 16}, 16, 2048, seed=seed)
-        assert len(batches) == max(counts)
-        return counts, [
-            [row.tobytes() for batch in batches[: counts[k]] for row in
-             np.concatenate([batch["encoder_input_tokens"], batch["decoder_target_tokens"]], -1)[k]]
-            for k in range(2)
-        ]  # fmt: skip
+    lengths = {"inputs": 128, "targets": 16}
 
-    counts, first = ids(0)
-    assert counts == [sizes[0] // 16, min(2048, sizes[1]) // 16]
-    assert ids(0)[1] == first
-    _, second = ids(1)
+    def ids(seed, **options):
+        found = [[], []]
+        for batch, of_rows in batching.draw(tasks, lengths, 16, 2048, seed=seed, **options):
+            for k, inputs, targets in zip(
+                of_rows, batch["encoder_input_tokens"], batch["decoder_target_tokens"]
+            ):
+                for pair in zip(inputs, targets) if k < 2 else ():
+                    kept = [row[row != 0] for row in pair]
+                    found[k].append(np.concatenate([kept[0], [-1], kept[1]]).tobytes())
+        return found
+
+    first, second = ids(0), ids(1)
+    assert [len(of_task) for of_task in first] == [
+        size // 16 * 16 for size in (sizes[0], min(2048, sizes[1]))
+    ]
+    assert ids(0) == first
+    in_any_order = ids(0, any_order=True)
+    assert [sorted(of_task) for of_task in in_any_order] == [sorted(of_task) for of_task in first]
     for k in range(2):
         everything = [
             np.concatenate([np.asarray(e["inputs"]), [-1], np.asarray(e["targets"])]).tobytes()
@@ -316,7 +325,35 @@ def test_examples_are_drawn_anew_and_none_twice():
         assert len(set(first[k])) >= len(first[k]) - repeated_in_the_data
         assert first[k] != second[k]
     with pytest.raises(ValueError, match="schema.* has fewer examples than the 1801"):
-        batching.draw(tasks, {"inputs": 128, "targets": 16}, 1801, 3602, seed=0)
+        batching.draw(tasks, lengths, 1801, 3602, seed=0)
+
+
+def test_rows_of_any_task_give_the_same(monkeypatch):
+    """Rows of alike length together, which leaves out padding, against a row for each task."""
+    monkeypatch.setattr(padding, "SHORTEST", 16)
+    decanlp.register()
+    names = ["decanlp_sst.default.semantic", "decanlp_schema.default.semantic"]
+    names.append("decanlp_iwslt.default.semantic")
+    settings = measure.Settings(examples=64, microbatch_size=16, groups={"all": ".*query/kernel"})
+    tasks, lengths = lookup.find_tasks(names), {"inputs": 64, "targets": 32}
+    config = dataclasses.replace(CONFIG, vocab_size=vocabularies.size("mini"))
+    params, model = random_t5.params(config), architectures.TextToText(config)
+    found, shapes = [], []
+    for any_order in (False, True):
+        drawn = batching.draw(tasks, lengths, 16, 64, seed=0, any_order=any_order)
+        shapes.append([batch["encoder_input_tokens"].shape[-1] for batch, _ in drawn])
+        found.append(
+            measure.measure_batches(params, drawn, model=model, tasks=TASKS, settings=settings)
+        )
+    assert min(shapes[1]) < 64 and shapes[1] == sorted(shapes[1], reverse=True)
+    assert found[0]["examples"] == found[1]["examples"] == dict.fromkeys(TASKS, 64)
+    for task in TASKS:
+        assert found[1]["loss"][task] == pytest.approx(found[0]["loss"][task], rel=1e-5)
+    figures = [result["groups"]["all"] for result in found]
+    for name in ("norms", "noise_trace"):
+        for task in TASKS:
+            assert figures[1][name][task] == pytest.approx(figures[0][name][task], rel=1e-4), name
+    np.testing.assert_allclose(figures[1]["cosine"], figures[0]["cosine"], atol=1e-5)
 
 
 # The original, in PyTorch

@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mtl_t5x.data import batching
 from mtl_t5x.models import architectures, t5
 
 # 4 heads of 6 against 32 features: no kernel is square, so a forgotten transposition shows.
@@ -68,6 +69,13 @@ def batch(seed, tasks=3, examples=4, inputs=12, targets=6):
         "decoder_target_tokens": target_ids,
         "decoder_loss_weights": (target_ids != 0).astype(jnp.float32),
     }
+
+
+def drawn(batches):
+    """Batches of every task, as what is measured at a fixed point: row k is of task k."""
+    return [
+        batching.Drawn(batch, np.arange(len(batch["encoder_input_tokens"]))) for batch in batches
+    ]
 
 
 def transformers_t5(config):

@@ -24,7 +24,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from mtl_t5x.data import building, features, heads, lookup, rates, tokens
+from mtl_t5x.data import building, features, heads, lookup, padding, rates, tokens
 
 Share = tuple[slice, slice]  # of a batch's tasks, and of each one's examples
 WHOLE: Share = (slice(None), slice(None))
@@ -108,6 +108,19 @@ def _read(read: Read, take: Callable[[int], _Taken], read_examples: slice, step:
     return {**batch, "decoder_loss_weights": targets, rates.EXAMPLE_WEIGHTS: weights}
 
 
+class Drawn(NamedTuple):
+    """Examples in rows, each of one task.
+
+    Attributes:
+      batch: `[row, batch, …]`.
+      tasks: `[row]`, the number of each row's task; the number of tasks where the row only fills
+        the batch up.
+    """
+
+    batch: Batch
+    tasks: np.ndarray
+
+
 def draw(
     tasks: Sequence[seqio.Task],
     feature_lengths: features.FeatureLengths,
@@ -116,13 +129,21 @@ def draw(
     *,
     seed: int,
     with_heads: bool = False,
+    any_order: bool = False,
     cache: tokens.Cache = tokens.IN_MEMORY,
-) -> tuple[list[Batch], list[int]]:
-    """(batches `[task, batch, length]`, how many of them count for each task), no example twice.
+) -> list[Drawn]:
+    """Batches of as many rows as there are tasks, no example twice.
 
-    A task that has fewer than `examples` gives as many whole batches as it can. What stands in its
-    place in the further ones is filled up and doesn't count. As for `train_batches`, a task's draw
-    depends on the seed and its name alone.
+    A task that has fewer than `examples` gives as many whole rows as it can. As for
+    `train_batches`, a task's draw depends on the seed and its name alone.
+
+    Args:
+      tasks, feature_lengths, with_heads, cache: as for `train_batches`.
+      batch_size: examples of a row.
+      examples: of each task.
+      seed: which ones.
+      any_order: whether a row may be of any task: then rows of alike length are together and
+        trimmed, none but the last batch's are filled up. Else each task has its own row.
 
     Raises:
       ValueError: a task with fewer examples than a batch.
@@ -145,9 +166,32 @@ def draw(
                 f"the train split of {task.name} has fewer examples than the {batch_size} that are "
                 "computed at once: set measure.Settings.microbatch_size to as many as it has"
             )
-    counts = [len(batches) for batches in drawn]
-    filled = [_stack(batches[i % len(batches)] for batches in drawn) for i in range(max(counts))]
-    return filled, counts
+    return _pooled(drawn) if any_order else _by_task(drawn)
+
+
+def _by_task(drawn: Sequence[Sequence[Batch]]) -> list[Drawn]:
+    """Row k is of task k; when it has no more, one that it had fills its place."""
+    counts = np.array([len(rows) for rows in drawn])
+    return [
+        Drawn(
+            padding.trimmed(_stack(rows[i % len(rows)] for rows in drawn)),
+            np.where(i < counts, np.arange(len(drawn)), len(drawn)),
+        )
+        for i in range(max(counts))
+    ]
+
+
+def _pooled(drawn: Sequence[Sequence[Batch]]) -> list[Drawn]:
+    rows = _stack(row for of_task in drawn for row in of_task)
+    tasks = np.repeat(np.arange(len(drawn)), [len(of_task) for of_task in drawn])
+    order = padding.longest_first(rows)
+    batches = []
+    for numbers in np.split(order, np.arange(len(drawn), len(order), len(drawn))):
+        lacking = (0, len(drawn) - len(numbers))
+        filled = np.pad(numbers, lacking, mode="edge")
+        batch = padding.trimmed({name: value[filled] for name, value in rows.items()})
+        batches.append(Drawn(batch, np.pad(tasks[numbers], lacking, constant_values=len(drawn))))
+    return batches
 
 
 def whole_split(

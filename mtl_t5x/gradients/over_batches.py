@@ -44,8 +44,9 @@ def add(
     weigh: accumulation.Weigh,
     params: one_pass.Params,
     batch: accumulation.Batch,
-    counted: Float[Array, " task"],
+    tasks: Int[Array, " row"],
     *,
+    num_tasks: int,
     groups: Groups,
     width: int | None = None,
     microbatches: int = 1,
@@ -53,13 +54,15 @@ def add(
     layout: sharding.Layout | None = None,
 ) -> tuple[Sums, dict[str, Float[Array, ""]] | None]:
     """(the sums with a batch more, and on the first exact one what part of each parameter's
-    gradient the tasks' don't account for).
+    gradient the rows' don't account for).
 
     Args:
       sums: None: there are none yet.
-      loss_fn, weigh: as for `accumulation.accumulate`; the loss takes no notice of its key.
-      params, batch: where, and of what, the gradients are.
-      counted: 1 where the batch counts for a task, else 0.
+      loss_fn, weigh: as for `accumulation.accumulate`, with rows for tasks; the loss takes no
+        notice of its key.
+      params, batch: where, and of what `[row, batch, …]`, the gradients are.
+      tasks: the number of each row's task; what is no task's isn't added.
+      num_tasks: K.
       groups: see there.
       width: of the sketches; None: gradients as they are.
       microbatches: what the batch's examples are computed in, one after the other; the sums are
@@ -67,19 +70,20 @@ def add(
       scale: factors by parameter that the gradients are multiplied by.
       layout: where the sums live; None: on one device.
     """
-    losses, per_task, grads = _of_batch(
-        loss_fn, weigh, params, batch, counted,
+    losses, per_row, grads = _of_batch(
+        loss_fn, weigh, params, batch, len(tasks),
         groups=groups, width=width, microbatches=microbatches, with_gradient=sums is None,
     )  # fmt: skip
     unexplained = None
     if grads is not None:
-        unexplained = one_pass.unexplained(flatten_dict(grads, sep="/"), per_task)
+        unexplained = one_pass.unexplained(flatten_dict(grads, sep="/"), per_row)
     if scale is not None:
-        per_task = {name: value * scale[name] for name, value in per_task.items()}
-    more = Sums(losses, per_task, _squared_norms(per_task, groups, width))
-    if sums is not None:
-        more = jax.tree.map(jnp.add, sums, more)
-    return _spread(more, width, layout), unexplained
+        per_row = {name: value * scale[name] for name, value in per_row.items()}
+    rows = Sums(losses, per_row, _squared_norms(per_row, groups, width))
+    if sums is None:
+        sums = jax.tree.map(lambda row: jnp.zeros((num_tasks, *row.shape[1:]), row.dtype), rows)
+    added = jax.tree.map(lambda so_far, row: so_far.at[tasks].add(row, mode="drop"), sums, rows)
+    return _spread(added, width, layout), unexplained
 
 
 def _of_batch(
@@ -87,33 +91,31 @@ def _of_batch(
     weigh: accumulation.Weigh,
     params: one_pass.Params,
     batch: accumulation.Batch,
-    counted: Float[Array, " task"],
+    rows: int,
     *,
     groups: Groups,
     width: int | None,
     microbatches: int,
     with_gradient: bool,
-) -> tuple[Float[Array, " task"], dict[str, Float[Array, "task *_"]], one_pass.Params | None]:
+) -> tuple[Float[Array, " row"], dict[str, Float[Array, "row *_"]], one_pass.Params | None]:
     """(losses, what `Sums.per_task` adds up, and of exact ones the gradient where it is asked
     for)."""
-    total, num_tasks = weigh(batch), len(counted)
+    total = weigh(batch)
 
     def of_microbatch(batch, key):
-        share = counted * accumulation.share_of(weigh(batch), total)
+        share = accumulation.share_of(weigh(batch), total)
 
         def scaled(params, probes):
             return loss_fn(params, probes, batch, key) * share, None
 
         if width is not None:
             (losses, _), _, sketches = one_pass.gradient_and_sketches(
-                scaled, params, num_tasks, _atoms(groups), width
+                scaled, params, rows, _atoms(groups), width
             )
             return losses, sketches, None
         pattern = "|".join(sorted({name for members in groups.values() for name in members}))
-        (losses, _), grads, per_task = one_pass.per_task_gradients(
-            scaled, params, num_tasks, pattern
-        )
-        return losses, per_task, grads if with_gradient else None
+        (losses, _), grads, per_row = one_pass.per_task_gradients(scaled, params, rows, pattern)
+        return losses, per_row, grads if with_gradient else None
 
     return accumulation.added(of_microbatch, batch, jax.random.key(0), microbatches)
 

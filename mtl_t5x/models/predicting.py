@@ -13,8 +13,9 @@ import seqio
 import tensorflow as tf
 import tqdm
 from jax.experimental import multihost_utils
+from jaxtyping import Int
 
-from mtl_t5x.data import heads
+from mtl_t5x.data import heads, padding
 from mtl_t5x.models import decoding
 
 # From inputs [batch, length] to the predictions' token ids, [batch, longest prediction].
@@ -72,15 +73,11 @@ def of_dataset(
     is told of every one that is done.
     """
     dataset = dataset.shard(jax.process_count(), jax.process_index())
-    indices, predicted = [], []
+    indices, inputs = [], []
     for index, batch in dataset.batch(batch_size).as_numpy_iterator():
-        inputs = batch["encoder_input_tokens"]
-        rows = len(inputs)
-        # The last batch is filled up, so that one compiled program takes every batch.
-        inputs = np.pad(inputs, ((0, batch_size - rows), (0, 0)), mode="edge")
         indices.extend(index.tolist())
-        predicted.extend(np.asarray(predict(place(inputs)))[:rows])
-        shown.update(rows * jax.process_count())
+        inputs.extend(batch["encoder_input_tokens"])
+    predicted = _by_length(predict, np.array(inputs), batch_size, place, shown) if inputs else []
     # Arrays of one shape: the longest share and prediction, the rows that lack numbered -1.
     size = (len(predicted), max(map(len, predicted), default=0))
     rows, width = np.max(multihost_utils.process_allgather(np.array(size)), axis=0)
@@ -90,6 +87,26 @@ def of_dataset(
         row[0], row[1 : 1 + len(ids)] = index, ids
     gathered = multihost_utils.process_allgather(table, tiled=True)
     return [(index, ids) for index, *ids in gathered.tolist() if index >= 0]
+
+
+def _by_length(
+    predict: Predict,
+    inputs: Int[np.ndarray, "example length"],
+    batch_size: int,
+    place: Callable[[np.ndarray], Any],
+    shown: tqdm.tqdm,
+) -> list[np.ndarray]:
+    """The predictions' token ids in the inputs' order, computed in batches of alike length."""
+    predicted: list[Any] = [None] * len(inputs)
+    order = padding.longest_first({"encoder_input_tokens": inputs})
+    for numbers in np.split(order, np.arange(batch_size, len(order), batch_size)):
+        # The last batch is filled up, so that it takes no program of its own.
+        filled = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
+        rows = padding.trimmed({"encoder_input_tokens": inputs[filled]})["encoder_input_tokens"]
+        for number, ids in zip(numbers, np.asarray(predict(place(rows))), strict=False):
+            predicted[number] = ids
+        shown.update(len(numbers) * jax.process_count())
+    return predicted
 
 
 @functools.partial(jax.jit, static_argnames=("model", "task"))

@@ -18,6 +18,8 @@ import tqdm
 from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int, Shaped
 
+from mtl_t5x.data import padding
+
 Examples = Mapping[str, Shaped[np.ndarray, "example *_"]]
 
 
@@ -49,21 +51,26 @@ def over_examples(
     batch = {name: jnp.asarray(value)[None] for name, value in examples.items()}
     batch = model.apply({}, batch, method="before_splitting")
     rows = {name: np.asarray(value[0]) for name, value in batch.items()}
-    size = len(rows["encoder_input_tokens"])
-    blocks = -(-size // (batch_size * jax.process_count()))
-    # The last blocks are filled up, so that one compiled program takes every block.
-    numbers = np.minimum(np.arange(blocks * batch_size * jax.process_count()), size - 1)
+    # Guesses are asked for behind the answer's end, too.
+    targets = not guess
+    size, processes = len(rows["encoder_input_tokens"]), jax.process_count()
+    blocks = -(-size // (batch_size * processes))
+    # The last blocks are filled up, so that they take no program of their own.
+    numbers = np.minimum(np.arange(blocks * batch_size * processes), size - 1)
+    shares = padding.longest_first(rows, targets=targets)[numbers].reshape(-1, processes).T
     found = []
-    own = np.split(numbers, jax.process_count())[jax.process_index()]
-    for numbers_of_block in np.split(own, blocks):
-        block = {name: place(value[numbers_of_block]) for name, value in rows.items()}
+    for numbers in np.split(shares[jax.process_index()], blocks):
+        block = {name: value[numbers] for name, value in rows.items()}
+        block = jax.tree.map(place, padding.trimmed(block, targets=targets))
         found.append(jax.device_get(_of_rows(params, block, model=model, guess=guess)))
-        shown.update(min(batch_size * jax.process_count(), size - shown.n))
+        shown.update(min(batch_size * processes, size - shown.n))
     found = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
-    losses, weights, tokens = multihost_utils.process_allgather(found, tiled=True)
-    losses, weights = np.float64(losses[:size]), np.float64(weights[:size])
+    gathered = multihost_utils.process_allgather(found, tiled=True)
+    _, first = np.unique(shares, return_index=True)  # where each example stands in what is gathered
+    losses, weights, tokens = jax.tree.map(lambda of_rows: of_rows[first], gathered)
+    losses, weights = np.float64(losses), np.float64(weights)
     loss = float(np.sum(losses * weights) / np.sum(weights)) if np.any(weights) else float("nan")
-    return loss, tokens[:size] if guess else None
+    return loss, tokens
 
 
 @functools.partial(jax.jit, static_argnames=("model", "guess"))

@@ -77,12 +77,12 @@ def test_sketches_are_of_layers_in_turn():
     settings = measure.Settings(
         examples=8, microbatch_size=4, groups={"all": ".*query/kernel"}, sketch_width=256
     )
-    batches = [random_t5.batch(0), random_t5.batch(1)]
+    drawn = random_t5.drawn([random_t5.batch(0), random_t5.batch(1)])
 
     def found(config):
         model = architectures.TextToText(config)
         measured = measure.measure_batches(
-            params, batches, [2] * 3, model=model, tasks=("a", "b", "c"), settings=settings
+            params, drawn, model=model, tasks=("a", "b", "c"), settings=settings
         )
         return measured["groups"]["all"]
 

@@ -225,8 +225,7 @@ def fixed_points() -> dict[str, dict]:
             settings = measure.Settings(examples=16, microbatch_size=8, sketch_width=width)
             points[f"{name}, {kind}"] = measure.measure_batches(
                 state.params,
-                batches,
-                [2] * 8,
+                random_t5.drawn(batches),
                 model=TEXT,
                 tasks=TASKS,
                 settings=settings,

@@ -1,0 +1,65 @@
+"""What is left out is padding, and lengths are few."""
+
+import numpy as np
+import pytest
+
+from mtl_t5x.data import features, padding
+
+LENGTH = 200
+
+
+def a_batch(inputs, targets, length=LENGTH):
+    """Examples with so many tokens each: `[example, length]`."""
+    inputs, targets = np.array(inputs)[:, None], np.array(targets)[:, None]
+    places = np.arange(length)
+    return features.of_model(7 * (places < inputs), 7 * (places < targets))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "left"), [(0, 64), (1, 64), (64, 64), (65, 128), (128, 128), (129, LENGTH)]
+)
+def test_lengths_are_few(tokens, left):
+    batch = padding.trimmed(a_batch([tokens, 3], [2, 70]))
+    assert batch["encoder_input_tokens"].shape == (2, left)
+    assert {batch[name].shape for name in padding.TARGETS} == {(2, 128)}
+    whole = padding.trimmed(a_batch([tokens, 3], [2, 70]), targets=False)
+    assert {whole[name].shape for name in padding.TARGETS} == {(2, LENGTH)}
+
+
+def test_short_batches_are_left_alone():
+    batch = a_batch([3, 1], [2, 2], length=16)
+    assert padding.trimmed(batch)["encoder_input_tokens"].shape == (2, 16)
+
+
+@pytest.mark.parametrize("rest", [(), (2, 3)])
+def test_only_padding_is_left_out(rest):
+    """Whatever stands before the last axis."""
+    rng = np.random.default_rng(0)
+    batch = a_batch(*rng.integers(0, 100, (2, 12)))
+    batch = {name: value.reshape(*(rest or (12,)), -1, LENGTH) for name, value in batch.items()}
+    batch["head_targets"] = np.ones((3, LENGTH))
+    cut = padding.trimmed(batch)
+    assert cut["head_targets"].shape == (3, LENGTH), "is no tokens"
+    for name in padding.INPUTS + padding.TARGETS:
+        length = cut[name].shape[-1]
+        assert length == 128
+        np.testing.assert_array_equal(cut[name], batch[name][..., :length])
+        if name != "decoder_input_tokens":  # begins a place later
+            assert not batch[name][..., length:].any()
+
+
+def test_a_token_behind_padding_is_kept():
+    inputs = np.zeros((1, LENGTH), int)
+    inputs[0, 150] = 5
+    assert padding.trimmed({"encoder_input_tokens": inputs})["encoder_input_tokens"].sum() == 5
+
+
+def test_longest_come_first():
+    batch = a_batch([5, 90, 10, 70, 5], [3, 3, 70, 90, 65])
+    # Of the last three the targets have 128 places, whatever they fill.
+    assert padding.longest_first(batch).tolist() == [3, 2, 4, 1, 0]
+    assert padding.longest_first(batch, targets=False).tolist() == [1, 3, 2, 0, 4]
+    only = {"encoder_input_tokens": batch["encoder_input_tokens"]}
+    assert padding.longest_first(only).tolist() == [1, 3, 2, 0, 4]
+    rows = {name: value[[[0, 3], [1, 1]]] for name, value in batch.items()}
+    assert padding.longest_first(rows, targets=False).tolist() == [1, 0]

@@ -167,20 +167,21 @@ def evaluate(
 
 
 def _with_metrics(task: seqio.Task, known: Mapping[str, float]) -> seqio.Task:
-    """The task, its metrics of predictions as one, and beside them what is known already.
+    """The task, its metrics of predictions as one, and behind them what is known already: a task's
+    first metric is its headline in reports.
 
     SeqIO decodes and postprocesses every prediction again for each metric function.
     """
     of_predictions = task.predict_metric_fns
 
     def metrics(targets, predictions):
-        found = dict(known)
+        found: dict[str, float] = {}
         for function in of_predictions:
             scores = function(targets, predictions)
-            if twice := found.keys() & scores.keys():
+            if twice := (found | known).keys() & scores.keys():
                 raise ValueError(f"two of the metric functions of {task.name} give {twice}")
             found |= scores
-        return found
+        return found | known
 
     others = [function for function in task.metric_fns if function not in of_predictions]
     return task.replace(metric_fns=[metrics, *others])

@@ -192,3 +192,4 @@ def test_what_is_guessed_with_the_answers_given(tmp_path, monkeypatch):
     )["sst"]  # fmt: skip
     assert found["teacher_forced_accuracy"] == pytest.approx(75, abs=0.5) and found["accuracy"] < 60
     assert "loss" not in found
+    assert not next(iter(found)).startswith("teacher_forced_"), "the first is the reports' headline"

@@ -166,6 +166,8 @@ def test_dev_loss_is_that_of_the_whole_split_at_once(architecture, tmp_path, mon
         assert json.loads(path.read_text())["loss"] == pytest.approx(found[name]["loss"])
         forced = any(metric.startswith("teacher_forced_") for metric in found[name])
         assert forced == isinstance(experiment.model.head(i), heads.Decoder)
+        headline = next(iter(found[name]))
+        assert headline != "loss" and not headline.startswith("teacher_forced_"), "of predictions"
 
 
 @pytest.mark.slow
@@ -192,4 +194,3 @@ def test_what_is_guessed_with_the_answers_given(tmp_path, monkeypatch):
     )["sst"]  # fmt: skip
     assert found["teacher_forced_accuracy"] == pytest.approx(75, abs=0.5) and found["accuracy"] < 60
     assert "loss" not in found
-    assert not next(iter(found)).startswith("teacher_forced_"), "the first is the reports' headline"

@@ -309,6 +309,7 @@ def test_examples_are_drawn_anew_and_none_twice():
                     found[k].append(np.concatenate([kept[0], [-1], kept[1]]).tobytes())
         return found
 
+    assert len(batching.draw(tasks, lengths, 16, 2048, seed=0)) == min(2048, max(sizes)) // 16
     first, second = ids(0), ids(1)
     assert [len(of_task) for of_task in first] == [
         size // 16 * 16 for size in (sizes[0], min(2048, sizes[1]))

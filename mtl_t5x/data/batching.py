@@ -184,13 +184,11 @@ def _by_task(drawn: Sequence[Sequence[Batch]]) -> list[Drawn]:
 def _pooled(drawn: Sequence[Sequence[Batch]]) -> list[Drawn]:
     rows = _stack(row for of_task in drawn for row in of_task)
     tasks = np.repeat(np.arange(len(drawn)), [len(of_task) for of_task in drawn])
-    order = padding.longest_first(rows)
     batches = []
-    for numbers in np.split(order, np.arange(len(drawn), len(order), len(drawn))):
-        lacking = (0, len(drawn) - len(numbers))
-        filled = np.pad(numbers, lacking, mode="edge")
+    for numbers, filled in padding.in_batches(padding.longest_first(rows), len(drawn)):
         batch = padding.trimmed({name: value[filled] for name, value in rows.items()})
-        batches.append(Drawn(batch, np.pad(tasks[numbers], lacking, constant_values=len(drawn))))
+        counts = np.arange(len(filled)) < len(numbers)
+        batches.append(Drawn(batch, np.where(counts, tasks[filled], len(drawn))))
     return batches
 
 

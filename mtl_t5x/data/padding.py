@@ -7,7 +7,7 @@ on the padding behind it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Int
@@ -43,6 +43,15 @@ def longest_first(rows: Features, *, targets: bool = True) -> Int[np.ndarray, " 
     if targets and TARGETS[0] in rows:
         keys.append(_lengths(rows[TARGETS[0]]))
     return np.lexsort([-key for key in keys])
+
+
+def in_batches(
+    order: Int[np.ndarray, " row"], size: int
+) -> Iterator[tuple[Int[np.ndarray, " some"], Int[np.ndarray, " size"]]]:
+    """(numbers of a batch, the same filled up to `size` with its last), batch by batch: that the
+    last batch isn't full takes no program of its own."""
+    for numbers in np.split(order, np.arange(size, len(order), size)):
+        yield numbers, np.pad(numbers, (0, size - len(numbers)), mode="edge")
 
 
 def _lengths(tokens: Int[np.ndarray, "row *batch length"]) -> Int[np.ndarray, " row"]:

@@ -99,9 +99,7 @@ def _by_length(
     """The predictions' token ids in the inputs' order, computed in batches of alike length."""
     predicted: list[Any] = [None] * len(inputs)
     order = padding.longest_first({"encoder_input_tokens": inputs})
-    for numbers in np.split(order, np.arange(batch_size, len(order), batch_size)):
-        # The last batch is filled up, so that it takes no program of its own.
-        filled = np.pad(numbers, (0, batch_size - len(numbers)), mode="edge")
+    for numbers, filled in padding.in_batches(order, batch_size):
         rows = padding.trimmed({"encoder_input_tokens": inputs[filled]})["encoder_input_tokens"]
         for number, ids in zip(numbers, np.asarray(predict(place(rows))), strict=False):
             predicted[number] = ids

@@ -10,11 +10,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from mtl_t5x.runtime import huge_pages
+
 # A worker of the embedded benchmark takes 2 GiB; one that takes more needs fewer beside it.
 _MEMORY = 3 * 2**30
-# A step's temporary arrays are the kernel's anew each time: as huge pages they take 30 % off a step
-# of eight tasks of the embedded benchmark, where the kernel gives such pages to those who ask.
-_HUGE_PAGES = "glibc.malloc.hugetlb=1"
 # How the chips of a TPU process lie, by their number.
 _TPU_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}
 _TPU_PORT = 8476
@@ -97,16 +96,8 @@ def _on_cores(jobs: int | None, helpful: int) -> tuple[Place, ...]:
         mine = tuple(cores[index * each : (index + 1) * each])
         word = "core" if each == 1 else "cores"
         title = f"{word} {','.join(map(str, mine))}"
-        places.append(Place(mine if pins else (), _huge_pages(), title))
+        places.append(Place(mine if pins else (), huge_pages.environment(), title))
     return tuple(places)
-
-
-def _huge_pages() -> dict[str, str]:
-    """Has glibc ask for huge pages, unless the user has set how it does."""
-    there = os.environ.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc.hugetlb" in there:
-        return {}
-    return {"GLIBC_TUNABLES": f"{there}:{_HUGE_PAGES}".lstrip(":")}
 
 
 def _on_devices(

@@ -151,13 +151,6 @@ def test_jax_is_asked_in_another_process(monkeypatch):
     assert asked == [sys.executable]
 
 
-def test_workers_on_cores_ask_for_huge_pages_unless_the_user_has_set_how(cores, monkeypatch):
+def test_workers_on_cores_ask_for_huge_pages(cores, monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    (place,) = places.plan(1)
-    assert place.environment == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
-    (place,) = places.plan(1)
-    wanted = "glibc.malloc.check=1:glibc.malloc.hugetlb=1"
-    assert place.environment == {"GLIBC_TUNABLES": wanted}
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
-    assert places.plan(1)[0].environment == {}
+    assert places.plan(1)[0].environment == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}

@@ -287,7 +287,7 @@ class Experiment:
         return step.init_state(key, self.empty_batch, layout=layout, known=known, **self._of_state)
 
     def batch_shapes(self, layout: sharding.Layout | None) -> dict[str, jax.ShapeDtypeStruct]:
-        """A step's batch as shapes, types and places."""
+        """A step's batch as shapes, types and places, at the lengths that it has at most."""
         plan = self.plan(layout)
         size = (len(self.names), self.batch_size if plan is None else plan.rows)
         shapes = {

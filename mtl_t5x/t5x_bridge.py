@@ -82,7 +82,9 @@ def get_dataset(
     tasks, lengths = _trained(tasks), cfg.task_feature_lengths
     _check_dataset(cfg, tasks)
     examples = flat.examples_per_task(cfg.batch_size, len(tasks), BATCH_SIZE)
-    empty = features.empty_batch(lookup.short_names(tasks), lengths)
+    cache = tokens.Cache(cache_dir, progress=jax.process_index() == 0)
+    padded = batching.padded_lengths(tasks, lengths, cache)
+    empty = features.empty_batch(lookup.short_names(tasks), padded)
     spec = {
         name: np.broadcast_to(value, (len(tasks), examples, value.shape[-1]))
         for name, value in empty.items()
@@ -94,7 +96,7 @@ def get_dataset(
         lengths,
         examples,
         seed=cfg.seed,
-        cache=tokens.Cache(cache_dir, progress=jax.process_index() == 0),
+        cache=cache,
     )
     return flat.RowIterator(
         lambda step: read(start_step=step),

@@ -82,7 +82,7 @@ def test_the_registry_is_as_before_after_an_error():
 
 def test_every_example_has_its_own_prediction(monkeypatch):
     """Of batches of alike length, whose last isn't full."""
-    monkeypatch.setattr(padding, "SHORTEST", 8)
+    monkeypatch.setitem(padding.STEPS, "encoder_input_tokens", (8, 2))
     rng, widths = np.random.default_rng(0), []
     lengths = rng.integers(1, 33, 50)
     inputs = np.where(np.arange(32) < lengths[:, None], rng.integers(2, 90, (50, 32)), 0)
@@ -146,7 +146,7 @@ def random_params(experiment):
 )
 def test_dev_loss_is_that_of_the_whole_split_at_once(architecture, tmp_path, monkeypatch):
     """Of the model of all tasks, each of which is given the one task's examples, with padding."""
-    monkeypatch.setattr(padding, "SHORTEST", 8)
+    monkeypatch.setitem(padding.STEPS, "encoder_input_tokens", (8, 2))
     experiment = an_experiment(architecture)
     params = random_params(experiment)
     settings = evaluate.Evaluation(batch_size=48, teacher_forced=True)

@@ -331,7 +331,7 @@ def test_examples_are_drawn_anew_and_none_twice():
 
 def test_rows_of_any_task_give_the_same(monkeypatch):
     """Rows of alike length together, which leaves out padding, against a row for each task."""
-    monkeypatch.setattr(padding, "SHORTEST", 16)
+    monkeypatch.setitem(padding.STEPS, "encoder_input_tokens", (16, 2))
     decanlp.register()
     names = ["decanlp_sst.default.semantic", "decanlp_schema.default.semantic"]
     names.append("decanlp_iwslt.default.semantic")

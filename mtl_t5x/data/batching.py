@@ -53,16 +53,16 @@ def train_batches(
     others. `with_heads` adds the heads' targets. `share` says which of the tasks, and which
     examples of a task's batch, are read: what several processes read makes up what one would.
     With a `plan` tasks give different numbers of examples, and `rates.EXAMPLE_WEIGHTS` tells those
-    from what fills the batch up. `cache` keeps the tokens.
+    from what fills the batch up. `cache` keeps the tokens. All batches have the same lengths, those
+    of `padded_lengths`, in every process.
 
     Raises:
       ValueError: a task without examples, or whose examples lack what its head learns from.
     """
     read_tasks, read_examples = share
-    names = lookup.short_names(tasks)
+    models = _models(tasks, feature_lengths, with_heads, cache)
     readers = []
-    for number in range(len(tasks))[read_tasks]:
-        to_model = _Model(names[number], tasks[number], names, feature_lengths, with_heads)
+    for number, to_model in list(enumerate(models))[read_tasks]:
         stored = tokens.examples(tasks[number], "train", to_model.lengths, cache)
         if stored is None:
             first = start_step * batch_size if plan is None else plan.taken(number, start_step)[0]
@@ -77,6 +77,27 @@ def train_batches(
     # One thread reads ahead, in order: a stream of SeqIO's can only go on.
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=READ_AHEAD)
     return iter(batches.to_iter_dataset(options))
+
+
+def padded_lengths(
+    tasks: Sequence[seqio.Task],
+    feature_lengths: features.FeatureLengths,
+    cache: tokens.Cache = tokens.IN_MEMORY,
+) -> dict[str, int]:
+    """What batches of these tasks are padded to: as the longest example of their train splits asks
+    for, at most the feature's own length; that length where any task is streamed."""
+    names = lookup.short_names(tasks)
+    lengths = features.batch_lengths(names, feature_lengths)
+    stored = [
+        tokens.examples(task, "train", features.lengths_of(name, feature_lengths), cache)
+        for name, task in zip(names, tasks, strict=True)
+    ]
+    if None in stored:
+        return lengths
+    return {
+        name: padding.rounded(max(one.features[name].longest() for one in stored), length)
+        for name, length in lengths.items()
+    }
 
 
 class _Taken(NamedTuple):
@@ -148,10 +169,9 @@ def draw(
     Raises:
       ValueError: a task with fewer examples than a batch.
     """
-    names = lookup.short_names(tasks)
     drawn = []
-    for name, task in zip(names, tasks, strict=True):
-        to_model = _Model(name, task, names, feature_lengths, with_heads)
+    for to_model in _models(tasks, feature_lengths, with_heads, cache):
+        task = to_model.task
         stored = tokens.examples(task, "train", to_model.lengths, cache)
         if stored is None:
             batches = to_model.dataset(_seed(seed, task), 1).batch(batch_size, drop_remainder=True)
@@ -207,8 +227,9 @@ def whole_split(
     Raises:
       ValueError: examples that lack what the task's head learns from.
     """
-    to_model = _Model(name, task, (name,), feature_lengths, with_heads)
-    stored = tokens.examples(task, split, to_model.lengths, cache)
+    lengths = features.lengths_of(name, feature_lengths)
+    to_model = _Model(task, lengths, lengths, with_heads)
+    stored = tokens.examples(task, split, lengths, cache)
     if stored is not None:
         return to_model.batch(stored, np.arange(len(stored)))
     examples = list(to_model.dataset(None, 1, split).as_numpy_iterator())
@@ -270,21 +291,33 @@ def _streamed(to_model: _Model, seed: int, first: int, number: int) -> Read:
     return read
 
 
+def _models(
+    tasks: Sequence[seqio.Task],
+    feature_lengths: features.FeatureLengths,
+    with_heads: bool,
+    cache: tokens.Cache,
+) -> list[_Model]:
+    """Each task's examples, padded to what holds every task's."""
+    padded = padded_lengths(tasks, feature_lengths, cache)
+    names = lookup.short_names(tasks)
+    own = (features.lengths_of(name, feature_lengths) for name in names)
+    return [
+        _Model(task, lengths, padded, with_heads) for task, lengths in zip(tasks, own, strict=True)
+    ]
+
+
 class _Model:
-    """A task's examples as the model takes them, padded to what holds every task."""
+    """A task's examples as the model takes them, of at most `lengths` and padded to `padded`."""
 
     def __init__(
         self,
-        name: str,
         task: seqio.Task,
-        names: Sequence[str],
-        feature_lengths: features.FeatureLengths,
+        lengths: features.FeatureLengths,
+        padded: features.FeatureLengths,
         with_heads: bool,
     ):
-        self.task = task
-        self.lengths = features.lengths_of(name, feature_lengths)
-        self._padded = features.batch_lengths(names, feature_lengths)
-        self._with_heads = with_heads
+        self.task, self.lengths = task, lengths
+        self._padded, self._with_heads = padded, with_heads
 
     def batch(self, stored: building.Examples, examples: np.ndarray) -> Batch:
         """Of stored examples by their numbers."""

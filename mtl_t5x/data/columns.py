@@ -72,6 +72,10 @@ class Column:
         limits = np.concatenate([np.zeros(1, np.int64), self.ends])
         return tf.RaggedTensor.from_row_splits(tf.constant(items), limits, validate=False)
 
+    def longest(self) -> int:
+        """The most numbers that an example has, of examples of rank 1."""
+        return int(np.diff(self.ends, prepend=0).max(initial=0))
+
     def padded(self, examples: np.ndarray, length: int) -> np.ndarray:
         """[example, length], cut or filled up with 0, of examples of rank 1."""
         stops = self.ends[examples]

@@ -1,8 +1,9 @@
-"""Leaves out padding where examples are only scored or measured, and their order is free.
+"""Leaves out padding.
 
-The lengths that are left are powers of two from 64 on, or the batch's own: each is a program that
-is compiled, so there are few. But for rounding, nothing that a model computes of an example depends
-on the padding behind it.
+Batches of a training run all have the lengths that its longest example asks for. Where examples are
+only scored or measured, and their order is free, those of alike length are computed together. The
+lengths that are left are few then, or the batch's own: each is a program that is compiled. But for
+rounding, nothing that a model computes of an example depends on the padding behind it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,17 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Int
 
-SHORTEST = 64  # tokens
+# Tokens: the shortest length, and how much longer each next one is. Answers are short, mostly.
+STEPS = {"encoder_input_tokens": (64, 2), "decoder_target_tokens": (16, 4)}
+MULTIPLE = 16  # tokens, a tile of bfloat16 on a TPU
 INPUTS = ("encoder_input_tokens",)
 TARGETS = ("decoder_target_tokens", "decoder_input_tokens", "decoder_loss_weights")
 Features = Mapping[str, np.ndarray]
+
+
+def rounded(longest: int, most: int) -> int:
+    """The length of batches whose longest example has so many tokens: a multiple, or `most`."""
+    return min(-(-max(longest, 1) // MULTIPLE) * MULTIPLE, most)
 
 
 def trimmed(batch: Features, *, targets: bool = True) -> dict[str, np.ndarray]:
@@ -28,7 +36,7 @@ def trimmed(batch: Features, *, targets: bool = True) -> dict[str, np.ndarray]:
     cut = dict(batch)
     for names in (INPUTS, TARGETS) if targets else (INPUTS,):
         if names[0] in batch:
-            (length,) = _lengths(batch[names[0]][None])
+            (length,) = _lengths(batch[names[0]][None], names[0])
             cut |= {name: batch[name][..., :length] for name in names}
     return cut
 
@@ -41,7 +49,7 @@ def longest_first(rows: Features, *, targets: bool = True) -> Int[np.ndarray, " 
     """
     keys = [_counts(rows[INPUTS[0]])]
     if targets and TARGETS[0] in rows:
-        keys.append(_lengths(rows[TARGETS[0]]))
+        keys.append(_lengths(rows[TARGETS[0]], TARGETS[0]))
     return np.lexsort([-key for key in keys])
 
 
@@ -54,10 +62,11 @@ def in_batches(
         yield numbers, np.pad(numbers, (0, size - len(numbers)), mode="edge")
 
 
-def _lengths(tokens: Int[np.ndarray, "row *batch length"]) -> Int[np.ndarray, " row"]:
+def _lengths(tokens: Int[np.ndarray, "row *batch length"], name: str) -> Int[np.ndarray, " row"]:
     """What each row's tokens are trimmed to."""
-    powers = 2 ** np.ceil(np.log2(np.maximum(_counts(tokens), SHORTEST))).astype(int)
-    return np.minimum(powers, tokens.shape[-1])
+    shortest, factor = STEPS[name]
+    steps = np.ceil(np.log2(np.maximum(_counts(tokens), shortest) / shortest) / np.log2(factor))
+    return np.minimum(shortest * factor ** steps.astype(int), tokens.shape[-1])
 
 
 def _counts(tokens: Int[np.ndarray, "row *batch length"]) -> Int[np.ndarray, " row"]:

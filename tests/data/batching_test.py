@@ -1,4 +1,5 @@
 import collections
+import math
 
 import numpy as np
 import pytest
@@ -72,7 +73,41 @@ def test_the_shares_of_several_processes_make_up_the_batch():
 def test_a_task_sees_the_same_examples_alone_and_among_others():
     (alone,) = first_batches("glue_sst2.default.semantic", 1)
     (among,) = first_batches(["glue_cola.default.semantic", "glue_sst2.default.semantic"], 1)
-    np.testing.assert_array_equal(alone[INPUTS][0], among[INPUTS][1])
+    length = alone[INPUTS].shape[-1]
+    np.testing.assert_array_equal(alone[INPUTS][0], among[INPUTS][1][:, :length])
+    assert length == 16 < among[INPUTS].shape[-1], "as far as the task's own examples go"
+    assert not among[INPUTS][1][:, length:].any()
+
+
+def test_batches_are_as_long_as_the_longest_example_of_any_task():
+    names = ["glue_cola.default.semantic", "glue_sst2.default.semantic"]
+    tasks, lengths = lookup.find_tasks(names), {"inputs": 128, "targets": 64}
+    longest = {
+        name: max(counting.count(task, "train", lengths)[f"{name}_longest"] for task in tasks)
+        for name in lengths
+    }
+    padded = batching.padded_lengths(tasks, lengths)
+    assert padded == {name: 16 * math.ceil(n / 16) for name, n in longest.items()}
+    batch = next(batching.train_batches(tasks, lengths, 4, seed=0))
+    assert batch[INPUTS].shape == (2, 4, padded["inputs"])
+    assert batch["decoder_target_tokens"].shape == (2, 4, padded["targets"])
+    # What is cut is as long as it is cut to.
+    short = {"inputs": 10, "targets": 8, "cola/inputs": 9}
+    assert batching.padded_lengths(tasks, short) == {"inputs": 10, "targets": 8}
+    assert batching.padded_lengths(tasks[:1], short) == {"inputs": 9, "targets": 8}
+
+
+def test_with_a_stream_among_them_batches_are_as_long_as_they_may_be():
+    names = ["glue_cola.default.semantic", "glue_sst2.default.semantic"]
+    stored, other = lookup.find_tasks(names)
+
+    def forever(dataset):
+        return dataset.repeat()
+
+    endless = other.replace(preprocessors=[forever, *other.preprocessors])
+    lengths = {"inputs": 128, "targets": 64}
+    assert batching.padded_lengths([stored, endless], lengths) == lengths
+    assert batching.padded_lengths([stored], lengths)["inputs"] < 128
 
 
 def test_every_epoch_shows_every_example_once_in_an_order_of_its_own():

@@ -19,11 +19,27 @@ def a_batch(inputs, targets, length=LENGTH):
     ("tokens", "left"), [(0, 64), (1, 64), (64, 64), (65, 128), (128, 128), (129, LENGTH)]
 )
 def test_lengths_are_few(tokens, left):
-    batch = padding.trimmed(a_batch([tokens, 3], [2, 70]))
+    batch = padding.trimmed(a_batch([tokens, 3], [2, 60]))
     assert batch["encoder_input_tokens"].shape == (2, left)
-    assert {batch[name].shape for name in padding.TARGETS} == {(2, 128)}
+    assert {batch[name].shape for name in padding.TARGETS} == {(2, 64)}
     whole = padding.trimmed(a_batch([tokens, 3], [2, 70]), targets=False)
     assert {whole[name].shape for name in padding.TARGETS} == {(2, LENGTH)}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "left"), [(0, 16), (16, 16), (17, 64), (64, 64), (65, LENGTH), (200, LENGTH)]
+)
+def test_lengths_of_targets_are_fewer(tokens, left):
+    batch = padding.trimmed(a_batch([3, 3], [2, tokens]))
+    assert {batch[name].shape for name in padding.TARGETS} == {(2, left)}
+
+
+@pytest.mark.parametrize(
+    ("longest", "most", "length"),
+    [(0, 64, 16), (16, 64, 16), (17, 64, 32), (3, 8, 8), (50, 50, 50)],
+)
+def test_batches_of_a_run_are_as_long_as_the_longest_example(longest, most, length):
+    assert padding.rounded(longest, most) == length
 
 
 def test_short_batches_are_left_alone():
@@ -42,7 +58,7 @@ def test_only_padding_is_left_out(rest):
     assert cut["head_targets"].shape == (3, LENGTH), "is no tokens"
     for name in padding.INPUTS + padding.TARGETS:
         length = cut[name].shape[-1]
-        assert length == 128
+        assert length == (128 if name in padding.INPUTS else LENGTH)
         np.testing.assert_array_equal(cut[name], batch[name][..., :length])
         if name != "decoder_input_tokens":  # begins a place later
             assert not batch[name][..., length:].any()
@@ -55,8 +71,8 @@ def test_a_token_behind_padding_is_kept():
 
 
 def test_longest_come_first():
-    batch = a_batch([5, 90, 10, 70, 5], [3, 3, 70, 90, 65])
-    # Of the last three the targets have 128 places, whatever they fill.
+    batch = a_batch([5, 90, 10, 70, 5], [3, 3, 50, 60, 25])
+    # Of the last three the targets have 64 places, whatever they fill.
     assert padding.longest_first(batch).tolist() == [3, 2, 4, 1, 0]
     assert padding.longest_first(batch, targets=False).tolist() == [1, 3, 2, 0, 4]
     only = {"encoder_input_tokens": batch["encoder_input_tokens"]}

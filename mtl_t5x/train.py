@@ -112,14 +112,18 @@ def train(
         example_log=ExampleLog(model_dir, experiment.names, start) if log_examples else None,
         limits=limits,
     )
-    with manager, run.log, run.example_log or contextlib.nullcontext():
-        run.make_up_evaluations(state)
-        state = _loop(run, state, experiment.batches(random_seed, layout, start), dropout_key)
-        with limits.stage("save"):
-            checkpoints.finish(manager)
-    found = {"step": int(state.step), "tasks": experiment.names, "train": counts}
-    for key, split in (("dev", "validation"), ("test", "test")):
-        found[key] = run.evaluate(state.params, split, int(state.step))
+    with interruption.Watch() as watch:
+        with manager, run.log, run.example_log or contextlib.nullcontext():
+            with run.leaving_if_told(watch, state, saved=True):
+                run.make_up_evaluations(state)
+            batches = experiment.batches(random_seed, layout, start)
+            state = _loop(run, state, batches, dropout_key, watch)
+            with limits.stage("save"):
+                checkpoints.finish(manager)
+        found = {"step": int(state.step), "tasks": experiment.names, "train": counts}
+        with run.leaving_if_told(watch, state, saved=True):
+            for key, split in (("dev", "validation"), ("test", "test")):
+                found[key] = run.evaluate(state.params, split, int(state.step))
     return evaluate.write_results(epath.Path(model_dir) / results.FILE, found)
 
 
@@ -188,13 +192,16 @@ class _Run:
         return fixed_point.logged(point)
 
     @contextlib.contextmanager
-    def saving_if_broken_off(self, watch: interruption.Watch, state: TrainState) -> Iterator[None]:
+    def leaving_if_told(
+        self, watch: interruption.Watch, state: TrainState, *, saved: bool = False
+    ) -> Iterator[None]:
         """Told to stop, the run leaves in the middle of this context: once the state is saved."""
         try:
             with watch.breaking_off():
                 yield
         except interruption.Terminated:
-            self.save(state, wait=True)
+            if not saved:
+                self.save(state, wait=True)
             logger.warning(_TOLD_TO_STOP, int(state.step))
             raise
 
@@ -213,7 +220,11 @@ _TOLD_TO_STOP = "told to stop: saved after step %d; start again to go on"
 
 
 def _loop(
-    run: _Run, state: TrainState, batches: Iterator[dict[str, Array]], dropout_key: Array
+    run: _Run,
+    state: TrainState,
+    batches: Iterator[dict[str, Array]],
+    dropout_key: Array,
+    watch: interruption.Watch,
 ) -> TrainState:
     """Steps from where the state is to the last one."""
     conflict, limits, start = run.conflict, run.limits, int(state.step)
@@ -223,44 +234,43 @@ def _loop(
             "evaluated", run.model_dir, start, run.train_steps,
         )  # fmt: skip
     compiled = set()
-    with interruption.Watch() as watch:
-        for current in range(start, run.train_steps):
-            groups = tuple(conflict.groups.items()) if _due(current, conflict.period) else ()
-            point = {}
-            if conflict.fixed_point is not None and _due(current, conflict.fixed_point.period):
-                with run.saving_if_broken_off(watch, state):
-                    point = run.measure_point(state.params, current)
-            with limits.stage("data" if current > start else "start"):
-                batch = next(batches)
-            with limits.stage("step" if groups in compiled else "compile"):
-                state, metrics = step.train_step(
-                    state,
-                    batch,
-                    dropout_key,
-                    run.experiment.weights_at(current, run.plan),
-                    groups=groups,
-                    halves=bool(groups) and run.unbiased_window > 0,
-                    layout=run.layout,
-                    microbatches=run.experiment.microbatches,
-                    balance=run.experiment.balance,
-                    trainable=run.experiment.trainable,
-                )
-                write = bool(groups) or bool(point) or _due(current, run.log_period)
-                run.log.add(current, metrics, write=write, point=point)
-                if run.example_log is not None:
-                    run.example_log.add(current, batch)
-            compiled.add(groups)
-            done = current + 1
-            checkpoints.check(run.manager)
-            stopped = watch.requested(done)
-            if _due(done, run.saving.period) or done == run.train_steps or stopped:
-                run.save(state, wait=stopped or not run.saving.asynchronous)
-            if stopped:
-                logger.warning(_TOLD_TO_STOP, done)
-                raise interruption.Terminated
-            if _due(done, run.evaluation.period) and done < run.train_steps:
-                with run.saving_if_broken_off(watch, state):
-                    run.evaluate(state.params, "validation", done)
+    for current in range(start, run.train_steps):
+        groups = tuple(conflict.groups.items()) if _due(current, conflict.period) else ()
+        point = {}
+        if conflict.fixed_point is not None and _due(current, conflict.fixed_point.period):
+            with run.leaving_if_told(watch, state):
+                point = run.measure_point(state.params, current)
+        with limits.stage("data" if current > start else "start"):
+            batch = next(batches)
+        with limits.stage("step" if groups in compiled else "compile"):
+            state, metrics = step.train_step(
+                state,
+                batch,
+                dropout_key,
+                run.experiment.weights_at(current, run.plan),
+                groups=groups,
+                halves=bool(groups) and run.unbiased_window > 0,
+                layout=run.layout,
+                microbatches=run.experiment.microbatches,
+                balance=run.experiment.balance,
+                trainable=run.experiment.trainable,
+            )
+            write = bool(groups) or bool(point) or _due(current, run.log_period)
+            run.log.add(current, metrics, write=write, point=point)
+            if run.example_log is not None:
+                run.example_log.add(current, batch)
+        compiled.add(groups)
+        done = current + 1
+        checkpoints.check(run.manager)
+        stopped = watch.requested(done)
+        if _due(done, run.saving.period) or done == run.train_steps or stopped:
+            run.save(state, wait=stopped or not run.saving.asynchronous)
+        if stopped:
+            logger.warning(_TOLD_TO_STOP, done)
+            raise interruption.Terminated
+        if _due(done, run.evaluation.period) and done < run.train_steps:
+            with run.leaving_if_told(watch, state):
+                run.evaluate(state.params, "validation", done)
     return state
 
 

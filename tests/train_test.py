@@ -278,6 +278,33 @@ def test_told_to_stop_in_what_takes_long(where, folder, tmp_path, monkeypatch, c
     assert "conflict/fixed_point/encoder/covariance" in logged[7]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "step"), [("the last one", 7), ("one that is made up", 6)])
+def test_told_to_stop_in_an_evaluation_outside_of_training(
+    where, step, folder, tmp_path, monkeypatch, caplog
+):
+    """The state is there already: it leaves as in training; started again it evaluates."""
+    a_copy(folder, tmp_path, "checkpoint_6")
+    period = {"the last one": 0, "one that is made up": 6}[where]
+    settings = bindings(tmp_path, MIXTURE_OR_TASK_NAME=TASKS[:1], TRAIN_STEPS=7, EVAL_PERIOD=period)
+
+    def told(*args, **kwargs):
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it went on")
+
+    with monkeypatch.context() as patch, caplog.at_level("WARNING", logger="mtl_t5x"):
+        patch.setattr(seqio.Evaluator, "evaluate", told)
+        with pytest.raises(interruption.Terminated):
+            main.run([EXAMPLE], settings)
+    assert f"told to stop: saved after step {step}" in caplog.text
+    assert (tmp_path / f"checkpoint_{step}").is_dir()
+    assert (tmp_path / "checkpoint_7").is_dir() == (step == 7)
+    assert not (tmp_path / "results.json").exists()
+    main.run([EXAMPLE], settings)
+    assert json.loads((tmp_path / "results.json").read_text())["step"] == 7
+    assert [line["step"] for line in dev_lines(tmp_path, TASKS[0])] == ([6, 7] if period else [7])
+
+
 def dev_lines(folder: pathlib.Path, task: str) -> list[dict]:
     path = folder / "inference_eval" / "validation" / f"{task}-metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()]

@@ -36,7 +36,7 @@ class Experiment:
       optimizer: an optax transformation; it sees the sum of the tasks' gradients.
       tasks: as `lookup.find_tasks` gives them; one without a train split is evaluated only. Where
         the model has heads, without the examples that a strict span's head leaves out.
-      task_feature_lengths: tokens of each feature, cut or padded to.
+      task_feature_lengths: the most tokens of each feature; what is longer is cut.
       batch_size: examples per task and step.
       task_weights: of the tasks' gradients of the shared parameters, by the tasks' short names, as
         `balance.task_weights` takes them; none: the gradients are summed.

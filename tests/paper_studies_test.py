@@ -44,5 +44,12 @@ def test_mini(name, tmp_path):
     assert len(cells) == 2 * printed_rows and all(cell["ours"] for cell in cells)
     generated = [cell for cell in cells if cell["architecture"] != "canonical"]
     assert {cell["metric"].startswith("teacher_forced") for cell in generated} == {True}
+    with (tmp_path / "report" / "transfer.csv").open(newline="") as file:
+        effects = [row for row in csv.DictReader(file) if row["task"] in tasks]
+    methods: dict[tuple[str, ...], str] = {}  # of each task's headline, which comes first
+    for row in effects:
+        key = (row["architecture"], row["prompt"], row["labels"], row["task"])
+        methods.setdefault(key, row["method"])
+    assert set(methods.values()) == {"paired bootstrap"}
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.index("encoder, fixed points") < page.index("encoder, small batches (diagnostic)")

@@ -88,9 +88,13 @@ def _any_of(found: Analysis, effects: Sequence[Transfer]) -> str:
 
 
 def _none_excludes(effects: Sequence[Transfer]) -> str:
-    excluding = [effect for effect in effects if effect.difference.excludes_zero]
+    known = [effect for effect in effects if effect.difference.low is not None]
+    if not known:
+        return ": nothing has an interval."
+    excluding = [effect for effect in known if effect.difference.excludes_zero]
     if not excluding:
-        return ": every interval includes 0, or there is none."
+        without = len(effects) - len(known)
+        return ": every interval includes 0" + (f", and {without} have none." if without else ".")
     return (
         f": {_count(len(excluding), 'interval')} of {len(effects)} exclude 0, which chance alone "
         "does among so many."

@@ -40,7 +40,7 @@ def test_the_headline_names_the_tasks_that_are_helped_and_hurt(tmp_path):
 def test_a_study_that_can_tell_nothing_says_what_would(tmp_path):
     found = analysis_of(tmp_path, NULL, examples=200)
     assert found.sentences[0].text.startswith(
-        "Whether training together helps or hurts any of the 4 tasks is undecided"
+        "Whether training together helps or hurts any of the 4 tasks is undecided: every interval "
     )
     (limit,) = [t for t in texts(found, "limits") if "can't tell the tasks apart" in t]
     needed = [e for e in found.transfers if e.seeds_needed and e.task != "average"]
@@ -56,6 +56,7 @@ def test_one_seed_and_no_run_at_all(tmp_path):
     assert "One seed of each kind of run gives no interval; two are the least." in texts(
         one, "limits"
     )
+    assert one.sentences[0].text.endswith("is undecided: nothing has an interval.")
     none = analysis.analyse(folders.Study("none", {}, (), ()))
     assert [s.text for s in none.sentences] == [
         "No task has been trained both together and alone yet, so nothing can be said."

@@ -26,8 +26,15 @@ def ask_for() -> None:
     """Starts this program again, in the same process, where asking for them would change something.
 
     To be called before anything is done that has an effect outside of it. A kernel that gives them
-    to all or to nobody leaves nothing to ask for.
+    to all or to nobody leaves nothing to ask for; a debugger would lose its program.
     """
     asking = environment()
-    if asking and _KERNEL.exists() and "[madvise]" in _KERNEL.read_text():
+    if asking and not _is_debugged() and _KERNEL.exists() and "[madvise]" in _KERNEL.read_text():
         os.execve(sys.executable, sys.orig_argv, os.environ | asking)
+
+
+def _is_debugged() -> bool:
+    monitoring = getattr(sys, "monitoring", None)  # which debuggers take from Python 3.12 on
+    if monitoring is not None and monitoring.get_tool(monitoring.DEBUGGER_ID) is not None:
+        return True
+    return sys.gettrace() is not None

@@ -103,7 +103,7 @@ def _count(heard: socket.socket) -> None:
                 os._exit(exit_codes.INTERRUPTED)
             if signal.SIGINT in numbers:
                 print(
-                    "\nsaving after this step, then leaving; Ctrl-C again leaves at once",
+                    "\nsaving, then leaving; Ctrl-C again leaves at once",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -21,7 +21,7 @@ def test_the_users_own_setting_stays(monkeypatch, mine):
     assert huge_pages.environment() == {}
 
 
-def _started(tmp_path, kernel: str) -> list[str]:
+def _started(tmp_path, kernel: str, before: str = "") -> list[str]:
     """What a program prints at each of its starts that asks for huge pages of such a kernel."""
     enabled = tmp_path / "enabled"
     enabled.write_text(kernel)
@@ -30,6 +30,7 @@ def _started(tmp_path, kernel: str) -> list[str]:
         "from mtl_t5x.runtime import huge_pages\n"
         "print(os.getpid(), sys.argv[1:], os.environ.get('GLIBC_TUNABLES'), flush=True)\n"
         f"huge_pages._KERNEL = pathlib.Path({str(enabled)!r})\n"
+        f"{before}\n"
         "huge_pages.ask_for()\n"
     )
     clean = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
@@ -48,6 +49,14 @@ def test_a_program_starts_again_once_in_its_own_process(tmp_path):
 @pytest.mark.parametrize("kernel", ("[always] madvise never\n", "always madvise [never]\n"))
 def test_where_the_kernel_has_decided_nothing_is_started_again(tmp_path, kernel):
     assert len(_started(tmp_path, kernel)) == 1
+
+
+def test_a_debugger_keeps_its_program(tmp_path):
+    debugged = "sys.settrace(lambda *_: None)"
+    assert len(_started(tmp_path, "always [madvise] never\n", debugged)) == 1
+    if sys.version_info >= (3, 12):
+        debugged = "sys.monitoring.use_tool_id(sys.monitoring.DEBUGGER_ID, 'a debugger')"
+        assert len(_started(tmp_path, "always [madvise] never\n", debugged)) == 1
 
 
 def test_where_the_kernel_has_no_huge_pages_nothing_is_started_again(tmp_path, monkeypatch):

@@ -154,9 +154,9 @@ def evaluate(
     logger.info("evaluating %s: %d tasks, %d examples", split, len(tasks), total)
     with progress.bar(f"evaluating {split}", total, "example") as shown:
         for name, task in tasks.items():
-            predict = common.predict(name, task, positions[name])
+            predictor = common.predictor(name, task, positions[name])
             predict_dataset = functools.partial(
-                predicting.of_dataset, predict, batch_size, place, shown
+                predicting.of_dataset, predictor, batch_size, place, shown
             )
             known = common.with_answers(name, task, positions[name])
             stored = tokens.examples(task, split, lengths[name], experiment.cache)
@@ -202,8 +202,8 @@ class _Split:
     def lengths(self, name: str) -> dict[str, int]:
         return features.lengths_of(name, self.experiment.task_feature_lengths)
 
-    def predict(self, name: str, task: seqio.Task, position: int) -> predicting.Predict:
-        return predicting.predict_function(
+    def predictor(self, name: str, task: seqio.Task, position: int) -> predicting.Predictor:
+        return predicting.predictor(
             self.params,
             task,
             position,

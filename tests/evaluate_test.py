@@ -25,16 +25,19 @@ from tests import random_t5
 LENGTHS = {"inputs": 32, "targets": 8}
 
 
-def guess(inputs):
+def guess(inputs, most):
     """Some tokens of the inputs: right for a few, wrong or no answer for most."""
     return np.concatenate([inputs[:, 2:5], np.ones((len(inputs), 1), np.int32)], axis=1)
+
+
+GUESSING = predicting.Predictor(guess, [LENGTHS["targets"]])
 
 
 def scored(task, stored, folder):
     folder.mkdir()
     loggers = {"logger_cls": [seqio.JSONLogger], "log_dir": str(folder)}
     with progress.bar("evaluating", None, "example") as shown:
-        predict = functools.partial(predicting.of_dataset, guess, 16, np.asarray, shown)
+        predict = functools.partial(predicting.of_dataset, GUESSING, 16, np.asarray, shown)
         metrics = evaluate._score(task, stored, "test", LENGTHS, predict, 7, loggers)
     lines = (folder / f"{task.name}-000007.jsonl").read_text().splitlines()
     return metrics, [json.loads(line) for line in lines]
@@ -81,23 +84,29 @@ def test_the_registry_is_as_before_after_an_error():
 
 
 def test_every_example_has_its_own_prediction(monkeypatch):
-    """Of batches of alike length, whose last isn't full."""
+    """Of batches of alike length, whose last isn't full, and once more where it was cut off."""
     monkeypatch.setitem(padding.STEPS, "encoder_input_tokens", (8, 2))
     rng, widths = np.random.default_rng(0), []
     lengths = rng.integers(1, 33, 50)
     inputs = np.where(np.arange(32) < lengths[:, None], rng.integers(2, 90, (50, 32)), 0)
+    short = inputs[:, 0] < 60
 
-    def reversed_inputs(inputs):
+    def reversed_inputs(inputs, most):
         widths.append(inputs.shape[1])
-        return inputs[:, ::-1]
+        ended = (most == 40) | (inputs[:, :1] < 60)
+        return np.concatenate([np.where(ended, inputs[:, ::-1], 9), ended], axis=1)
 
     dataset = evaluate.features.StoredInputs(inputs.astype(np.int32))(None, {}).enumerate()
     with progress.bar("evaluating test", 50, "example") as shown:
-        predicted = predicting.of_dataset(reversed_inputs, 16, np.asarray, shown, dataset)
+        reverse = predicting.Predictor(reversed_inputs, [4, 40])
+        predicted = predicting.of_dataset(reverse, 16, np.asarray, shown, dataset)
+        assert shown.n == 50
     assert [index for index, _ in predicted] == list(range(50))
     for (_, ids), row in zip(predicted, inputs):
-        assert [i for i in ids if i] == [i for i in row[::-1] if i]
-    assert widths == sorted(widths, reverse=True) and len(widths) == 4 and widths[-1] == 8
+        assert [i for i in ids if i] == [*(i for i in row[::-1] if i), 1]
+    first, again = widths[:4], widths[4:]
+    assert first == sorted(first, reverse=True) and first[-1] == 8
+    assert len(again) == -(-np.sum(~short) // 16) and again == sorted(again, reverse=True)
 
 
 def test_progress_counts_examples(monkeypatch, capsys):
@@ -107,7 +116,7 @@ def test_progress_counts_examples(monkeypatch, capsys):
     stored = tokens.examples(task, "test", LENGTHS)
     dataset = evaluate.features.StoredInputs(stored.inputs(32))(None, {}).enumerate()
     with progress.bar("evaluating test", len(stored), "example") as shown:
-        predicted = predicting.of_dataset(guess, 16, np.asarray, shown, dataset)
+        predicted = predicting.of_dataset(GUESSING, 16, np.asarray, shown, dataset)
         assert shown.n == len(stored) == len(predicted)
     assert "evaluating test" in capsys.readouterr().err
     monkeypatch.setattr(progress.jax, "process_index", lambda: 1)
@@ -172,8 +181,12 @@ def test_dev_loss_is_that_of_the_whole_split_at_once(architecture, tmp_path, mon
 
 @pytest.mark.slow
 def test_what_is_guessed_with_the_answers_given(tmp_path, monkeypatch):
+    """Behind the answers, too, up to the first end that is guessed, if there is one."""
+    monkeypatch.setitem(padding.STEPS, "decoder_target_tokens", (2, 2))
     experiment = an_experiment(architectures.TextToText)
     params = random_params(experiment)
+    kernel = params["decoder"]["logits_dense"]["kernel"]
+    params["decoder"]["logits_dense"]["kernel"] = kernel.at[:, 1].multiply(3)  # ends some
     examples = batching.whole_split("sst", experiment.trained[0], "test", FORCED_LENGTHS)
     options = {"model": experiment.model, "batch_size": 64, "place": np.asarray, "guess": True}
     size = len(examples["encoder_input_tokens"])
@@ -182,7 +195,10 @@ def test_what_is_guessed_with_the_answers_given(tmp_path, monkeypatch):
         assert shown.n == size and size % 64, "the last batch isn't full"
     given = [jnp.asarray(examples[f"{name}_input_tokens"][None]) for name in ("encoder", "decoder")]
     logits = experiment.model.apply({"params": params}, *given, method="logits")
-    np.testing.assert_array_equal(guessed, np.argmax(logits[0], axis=-1))
+    whole = np.argmax(logits[0], axis=-1)
+    read = np.cumsum(whole == 1, axis=1) - (whole == 1) == 0
+    assert read[:, -1].any() and not read[:, -1].all(), "some end, some do not"
+    np.testing.assert_array_equal(guessed[read], whole[read])
     # The gold answers with one in four wrong; what is guessed behind an answer's end is not read.
     right = examples["decoder_target_tokens"].copy()
     right[np.cumsum(right == 1, axis=1) - (right == 1) > 0] = 7

@@ -8,7 +8,9 @@ rounding, nothing that a model computes of an example depends on the padding beh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -26,29 +28,37 @@ def rounded(longest: int, most: int) -> int:
     return min(-(-max(longest, 1) // MULTIPLE) * MULTIPLE, most)
 
 
-def trimmed(batch: Features, *, targets: bool = True) -> dict[str, np.ndarray]:
+def lengths(name: str, most: int) -> list[int]:
+    """All that a feature is trimmed to, the shortest first."""
+    shortest, factor = STEPS[name]
+    steps = itertools.takewhile(
+        lambda n: n < most, (shortest * factor**i for i in itertools.count())
+    )
+    return [*steps, most]
+
+
+def trimmed(batch: Features, *, targets: int = 0) -> dict[str, np.ndarray]:
     """The batch `[…, length]` as far as the longest of its examples goes.
 
     Args:
       batch: under a batch's names, with or without targets.
-      targets: whether they are trimmed, too.
+      targets: places that these keep at least.
     """
     cut = dict(batch)
-    for names in (INPUTS, TARGETS) if targets else (INPUTS,):
+    for names, least in ((INPUTS, 0), (TARGETS, targets)):
         if names[0] in batch:
             (length,) = _lengths(batch[names[0]][None], names[0])
-            cut |= {name: batch[name][..., :length] for name in names}
+            cut |= {name: batch[name][..., : max(length, least)] for name in names}
     return cut
 
 
-def longest_first(rows: Features, *, targets: bool = True) -> Int[np.ndarray, " row"]:
+def longest_first(rows: Features) -> Int[np.ndarray, " row"]:
     """Numbers of the rows `[row, …, length]`, in an order whose neighbours can be trimmed together.
 
-    It goes by what is left of their targets, where these are there and are trimmed, then by their
-    inputs.
+    It goes by what is left of their targets, where these are there, then by their inputs.
     """
     keys = [_counts(rows[INPUTS[0]])]
-    if targets and TARGETS[0] in rows:
+    if TARGETS[0] in rows:
         keys.append(_lengths(rows[TARGETS[0]], TARGETS[0]))
     return np.lexsort([-key for key in keys])
 
@@ -62,11 +72,37 @@ def in_batches(
         yield numbers, np.pad(numbers, (0, size - len(numbers)), mode="edge")
 
 
+def until_ended(
+    order: Int[np.ndarray, " row"],
+    size: int,
+    lengths: Sequence[int],
+    compute: Callable[[Int[np.ndarray, " some"], Int[np.ndarray, " size"], int], Any],
+    done: Callable[[int], None],
+) -> None:
+    """Computes answers of the first of the lengths, and those that haven't ended by then again, of
+    the next one: most are far shorter than they may be, and a batch takes as long as its longest.
+
+    Args:
+      order: numbers of the rows.
+      size: of a batch.
+      lengths: see there.
+      compute: keeps what it makes of a batch, as `in_batches` has it, with answers of a length, and
+        returns `[some]`, whether they have ended.
+      done: is told of how many rows nothing more is computed.
+    """
+    for length in lengths:
+        unended = []
+        for numbers, filled in in_batches(order, size) if len(order) else ():
+            ended = compute(numbers, filled, length) | (length == lengths[-1])
+            unended.append(numbers[~ended])
+            done(int(np.sum(ended)))
+        order = np.concatenate([order[:0], *unended])
+
+
 def _lengths(tokens: Int[np.ndarray, "row *batch length"], name: str) -> Int[np.ndarray, " row"]:
     """What each row's tokens are trimmed to."""
-    shortest, factor = STEPS[name]
-    steps = np.ceil(np.log2(np.maximum(_counts(tokens), shortest) / shortest) / np.log2(factor))
-    return np.minimum(shortest * factor ** steps.astype(int), tokens.shape[-1])
+    possible = np.array(lengths(name, tokens.shape[-1]))
+    return possible[np.searchsorted(possible, _counts(tokens))]
 
 
 def _counts(tokens: Int[np.ndarray, "row *batch length"]) -> Int[np.ndarray, " row"]:

@@ -19,7 +19,7 @@ from mtl_t5x.settings import checks
 PAD_ID = 0
 EOS_ID = 1
 # Advances every row by one token: cache, its last tokens [batch, 1] and the position of the next
-# one -> log probabilities [batch, vocab] and the new cache.
+# one -> logits [batch, vocab] and the new cache.
 Advance = Callable[[Any, Array, Array], tuple[Array, Any]]
 
 
@@ -55,12 +55,14 @@ def decode(
     params: Any,
     inputs: Int[np.ndarray, "batch length"],
     *,
-    answers: Int[np.ndarray, "answers max_length"] | None,
+    answers: Int[np.ndarray, "answers tokens"] | None,
     model: nn.Module,
     max_length: int,
     search: Search,
 ) -> Int[Array, "batch max_length"]:
-    """Token ids of the predictions, by the search asked for."""
+    """Token ids of the predictions, by the search asked for; of answers that are longer than
+    `max_length`, their beginnings."""
+    answers = None if answers is None else answers[:, :max_length]
     arrays = jax.tree.map(jnp.asarray, (inputs, answers))
     if search.beams == 1:
         return greedy(params, *arrays, model=model, max_length=max_length)
@@ -121,15 +123,15 @@ def greedy(
     decoded = jnp.full((inputs.shape[0], max_length), PAD_ID, inputs.dtype)
     advance = _advance(model, params, inputs, max_length)
 
-    def choose(scores, decoded, position):
-        scores = _permit(scores, answers, decoded, position)
+    def choose(logits, decoded, position):
+        scores = _permit(logits, answers, decoded, position)
         ended = jnp.any(decoded == EOS_ID, axis=-1)
         chosen = jnp.where(ended, PAD_ID, jnp.argmax(scores, axis=-1)).astype(decoded.dtype)
         return jax.lax.dynamic_update_slice_in_dim(decoded, chosen[:, None], position, axis=1)
 
     # The first step, from the start token 0, also caches the encoding's keys and values.
-    scores, cache = advance({}, jnp.zeros_like(inputs[:, :1]), jnp.int32(0))
-    decoded = choose(scores, decoded, jnp.int32(0))
+    logits, cache = advance({}, jnp.zeros_like(inputs[:, :1]), jnp.int32(0))
+    decoded = choose(logits, decoded, jnp.int32(0))
 
     def unfinished(carry):
         _, decoded, position = carry
@@ -138,8 +140,8 @@ def greedy(
     def body(carry):
         cache, decoded, position = carry
         last = jax.lax.dynamic_slice_in_dim(decoded, position - 1, 1, axis=1)
-        scores, cache = advance(cache, last, position)
-        return cache, choose(scores, decoded, position), position + 1
+        logits, cache = advance(cache, last, position)
+        return cache, choose(logits, decoded, position), position + 1
 
     return jax.lax.while_loop(unfinished, body, (cache, decoded, jnp.int32(1)))[1]
 
@@ -166,9 +168,10 @@ def beam_search(
     # All beams start equal: only the first counts, or every beam would hold the same hypothesis.
     totals = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf) * jnp.ones((batch, 1))
 
-    def choose(scores, cache, decoded, totals, position):
+    def choose(logits, cache, decoded, totals, position):
+        scores = jax.nn.log_softmax(logits.reshape(batch, beams, -1))
         vocab = scores.shape[-1]
-        scores = _permit(scores.reshape(batch, beams, vocab), answers, decoded, position)
+        scores = _permit(scores, answers, decoded, position)
         ended = jnp.any(decoded == EOS_ID, axis=-1)
         # What has ended goes on with padding, at no cost.
         padding = jnp.where(jnp.arange(vocab) == PAD_ID, 0.0, -jnp.inf)
@@ -186,8 +189,8 @@ def beam_search(
         return {**cache, "self_cache": reordered}, decoded, totals
 
     start = jnp.zeros((batch * beams, 1), inputs.dtype)
-    scores, cache = advance({}, start, jnp.int32(0))
-    carry = (*choose(scores, cache, decoded, totals, jnp.int32(0)), jnp.int32(1))
+    logits, cache = advance({}, start, jnp.int32(0))
+    carry = (*choose(logits, cache, decoded, totals, jnp.int32(0)), jnp.int32(1))
 
     def unfinished(carry):
         _, decoded, _, position = carry
@@ -196,8 +199,8 @@ def beam_search(
     def body(carry):
         cache, decoded, totals, position = carry
         last = jax.lax.dynamic_slice_in_dim(decoded, position - 1, 1, axis=2)
-        scores, cache = advance(cache, last.reshape(-1, 1), position)
-        return (*choose(scores, cache, decoded, totals, position), position + 1)
+        logits, cache = advance(cache, last.reshape(-1, 1), position)
+        return (*choose(logits, cache, decoded, totals, position), position + 1)
 
     # top_k sorts, so the best hypothesis stands first.
     return jax.lax.while_loop(unfinished, body, carry)[1][:, 0]
@@ -222,7 +225,7 @@ def _advance(
             method="decode_step",
             mutable=["self_cache", "cross_cache"],
         )
-        return jax.nn.log_softmax(logits[:, 0].astype(jnp.float32)), cache
+        return logits[:, 0].astype(jnp.float32), cache
 
     return advance
 

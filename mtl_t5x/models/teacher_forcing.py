@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Array, Float, Int, Shaped
 
 from mtl_t5x.data import padding
+from mtl_t5x.models import decoding
 
 Examples = Mapping[str, Shaped[np.ndarray, "example *_"]]
 
@@ -38,6 +39,9 @@ def over_examples(
     The loss is the mean that the model trains on, over the tokens or the examples of all batches
     together. Several processes share the examples, and each gets what the others found.
 
+    Tokens are guessed behind an answer's end, too, until one is the end of sequence; behind that
+    0 may stand in their place, since it is as far as answers are read.
+
     Args:
       params: of the model.
       examples: of one task, under the names of a batch.
@@ -51,26 +55,58 @@ def over_examples(
     batch = {name: jnp.asarray(value)[None] for name, value in examples.items()}
     batch = model.apply({}, batch, method="before_splitting")
     rows = {name: np.asarray(value[0]) for name, value in batch.items()}
-    # Guesses are asked for behind the answer's end, too.
-    targets = not guess
     size, processes = len(rows["encoder_input_tokens"]), jax.process_count()
-    blocks = -(-size // (batch_size * processes))
-    # The last blocks are filled up, so that they take no program of their own.
-    numbers = np.minimum(np.arange(blocks * batch_size * processes), size - 1)
-    shares = padding.longest_first(rows, targets=targets)[numbers].reshape(-1, processes).T
-    found = []
-    for numbers in np.split(shares[jax.process_index()], blocks):
-        block = {name: value[numbers] for name, value in rows.items()}
-        block = jax.tree.map(place, padding.trimmed(block, targets=targets))
-        found.append(jax.device_get(_of_rows(params, block, model=model, guess=guess)))
-        shown.update(min(batch_size * processes, size - shown.n))
-    found = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    # All processes have as many: the last ones have the last example once more.
+    numbers = np.minimum(np.arange(-(-size // processes) * processes), size - 1)
+    shares = padding.longest_first(rows)[numbers].reshape(-1, processes).T
+    mine = {name: value[shares[jax.process_index()]] for name, value in rows.items()}
+
+    def done(number):
+        shown.update(min(number * processes, size - shown.n))
+
+    found = _of_share(
+        params, mine, model=model, batch_size=batch_size, place=place, guess=guess, done=done
+    )
     gathered = multihost_utils.process_allgather(found, tiled=True)
     _, first = np.unique(shares, return_index=True)  # where each example stands in what is gathered
     losses, weights, tokens = jax.tree.map(lambda of_rows: of_rows[first], gathered)
     losses, weights = np.float64(losses), np.float64(weights)
     loss = float(np.sum(losses * weights) / np.sum(weights)) if np.any(weights) else float("nan")
     return loss, tokens
+
+
+def _of_share(
+    params: Any,
+    share: Examples,
+    *,
+    model: nn.Module,
+    batch_size: int,
+    place: Callable[[np.ndarray], Any],
+    guess: bool,
+    done: Callable[[int], None],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """What `_of_rows` finds of a process's share of the examples, in their order, batch by batch:
+    with targets as long as the answers, and where no guess ends one by then, longer ones again."""
+    size = len(share["encoder_input_tokens"])
+    losses, weights = np.zeros((2, size), np.float32)
+    lengths, tokens = [0], None
+    if guess:
+        tokens = np.zeros_like(share["decoder_target_tokens"])
+        lengths = padding.lengths("decoder_target_tokens", tokens.shape[1])
+
+    def compute(numbers, filled, length):
+        block = {name: value[filled] for name, value in share.items()}
+        block = jax.tree.map(place, padding.trimmed(block, targets=length))
+        found = jax.device_get(_of_rows(params, block, model=model, guess=guess))
+        loss, weight, guessed = jax.tree.map(lambda of_rows: of_rows[: len(numbers)], found)
+        losses[numbers], weights[numbers] = loss, weight
+        if guessed is None:
+            return np.ones(len(numbers), bool)
+        tokens[numbers, : guessed.shape[1]] = guessed
+        return np.any(guessed == decoding.EOS_ID, axis=1)
+
+    padding.until_ended(np.arange(size), batch_size, lengths, compute, done)
+    return losses, weights, tokens
 
 
 @functools.partial(jax.jit, static_argnames=("model", "guess"))

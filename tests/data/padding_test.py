@@ -22,8 +22,9 @@ def test_lengths_are_few(tokens, left):
     batch = padding.trimmed(a_batch([tokens, 3], [2, 60]))
     assert batch["encoder_input_tokens"].shape == (2, left)
     assert {batch[name].shape for name in padding.TARGETS} == {(2, 64)}
-    whole = padding.trimmed(a_batch([tokens, 3], [2, 70]), targets=False)
-    assert {whole[name].shape for name in padding.TARGETS} == {(2, LENGTH)}
+    longer = padding.trimmed(a_batch([tokens, 3], [2, 60]), targets=LENGTH)
+    assert longer["encoder_input_tokens"].shape == (2, left)
+    assert {longer[name].shape for name in padding.TARGETS} == {(2, LENGTH)}
 
 
 @pytest.mark.parametrize(
@@ -74,8 +75,24 @@ def test_longest_come_first():
     batch = a_batch([5, 90, 10, 70, 5], [3, 3, 50, 60, 25])
     # Of the last three the targets have 64 places, whatever they fill.
     assert padding.longest_first(batch).tolist() == [3, 2, 4, 1, 0]
-    assert padding.longest_first(batch, targets=False).tolist() == [1, 3, 2, 0, 4]
     only = {"encoder_input_tokens": batch["encoder_input_tokens"]}
     assert padding.longest_first(only).tolist() == [1, 3, 2, 0, 4]
-    rows = {name: value[[[0, 3], [1, 1]]] for name, value in batch.items()}
-    assert padding.longest_first(rows, targets=False).tolist() == [1, 0]
+    rows = {name: value[[[0, 3], [1, 1]]] for name, value in only.items()}
+    assert padding.longest_first(rows).tolist() == [1, 0]
+
+
+def test_what_has_ended_is_computed_no_more():
+    ends, seen, told = np.array([3, 20, 16, 90, 17, 200, 1]), [], []
+
+    def compute(numbers, filled, length):
+        assert len(filled) == 2 and set(filled) == set(numbers)
+        seen.append((length, numbers.tolist()))
+        return ends[numbers] <= length
+
+    lengths = padding.lengths("decoder_target_tokens", 100)
+    padding.until_ended(np.arange(7)[::-1], 2, lengths, compute, told.append)
+    first = [(16, [6, 5]), (16, [4, 3]), (16, [2, 1]), (16, [0])]
+    assert seen == [*first, (64, [5, 4]), (64, [3, 1]), (100, [5, 3])]
+    assert sum(told) == 7, "the last one, too, which never ends"
+    padding.until_ended(np.arange(0), 2, lengths, compute, told.append)
+    assert len(seen) == 7 and sum(told) == 7, "of no rows there is nothing to compute"

@@ -103,7 +103,9 @@ def _of_share(
         if guessed is None:
             return np.ones(len(numbers), bool)
         tokens[numbers, : guessed.shape[1]] = guessed
-        return np.any(guessed == decoding.EOS_ID, axis=1)
+        # A batch of the longest answers had the full length at once.
+        whole = guessed.shape[1] == tokens.shape[1]
+        return np.any(guessed == decoding.EOS_ID, axis=1) | whole
 
     padding.until_ended(np.arange(size), batch_size, lengths, compute, done)
     return losses, weights, tokens

@@ -1,4 +1,4 @@
-"""Predictions of every task's split, scored by seqio.Evaluator."""
+"""Predictions of every task's split, and what they score."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import seqio
-import tensorflow as tf
+import tqdm
 from etils import epath
 from jax.experimental import multihost_utils
 
-from mtl_t5x.data import batching, building, counting, features, heads, lookup, tokens
+from mtl_t5x.data import batching, counting, features, heads, lookup, scoring, tokens
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.models import decoding, predicting, teacher_forcing
 from mtl_t5x.parallel import sharding
 from mtl_t5x.runtime import progress, watchdog
 from mtl_t5x.settings import checks
-from mtl_t5x.storage import checkpoints, files, results
+from mtl_t5x.storage import checkpoints, files, results, unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ def evaluate(
     layout: sharding.Layout | None = None,
     only: Sequence[str] | None = None,
     folder: str = PREDICTIONS,
+    earlier: unfinished.Unfinished | None = None,
 ) -> Metrics:
     """The metrics of every task that has the split, by short task name.
 
@@ -134,57 +136,86 @@ def evaluate(
       layout: where they live; None: on one device.
       only: short names of the tasks to evaluate; None: all.
       folder: where in `model_dir` everything is written.
+      earlier: what needn't be scored again, and where every task's scores are noted.
     """
     tasks = scored_tasks(experiment, split)
     positions = evaluation.positions(experiment)
-    loggers = _loggers(_of_split(epath.Path(model_dir) / folder, split))
+    loggers = scoring.loggers_of(_of_split(epath.Path(model_dir) / folder, split))
     place, batch_size = np.asarray, evaluation.batch_size
     if layout is not None:
         params, rows = layout.for_this_process(params)
         place = functools.partial(jax.device_put, device=rows)
         batch_size += -batch_size % rows.num_devices  # every device takes as many
     tasks = {name: task for name, task in tasks.items() if only is None or name in only}
-    lengths = {name: features.lengths_of(name, experiment.task_feature_lengths) for name in tasks}
+    common = _Split(params, experiment, evaluation, split, batch_size, place)
     counts = {
-        name: counting.count(task, split, lengths[name], experiment.cache)
+        name: counting.count(task, split, common.lengths(name), experiment.cache)
         for name, task in tasks.items()
     }
-    total = sum(of_task.get("examples", 0) for of_task in counts.values())
-    common, found = _Split(params, experiment, evaluation, split, batch_size, place), {}
-    logger.info("evaluating %s: %d tasks, %d examples", split, len(tasks), total)
+    found = {} if earlier is None else _scored_before(earlier, split, tasks, counts)
+    left = {name: task for name, task in tasks.items() if name not in found}
+    total = sum(counts[name].get("examples", 0) for name in left)
+    logger.info("evaluating %s: %d tasks, %d examples", split, len(left), total)
     with progress.bar(f"evaluating {split}", total, "example") as shown:
-        for name, task in tasks.items():
-            predictor = common.predictor(name, task, positions[name])
-            predict_dataset = functools.partial(
-                predicting.of_dataset, predictor, batch_size, place, shown
-            )
-            known = common.with_answers(name, task, positions[name])
-            stored = tokens.examples(task, split, lengths[name], experiment.cache)
-            task = _with_metrics(task, known)
-            scores = _score(task, stored, split, lengths[name], predict_dataset, step, loggers)
+        for name, task in left.items():
+            scores = common.scores(name, task, positions[name], step, loggers, shown)
             found[name] = scores | counts[name]
+            if earlier is not None:
+                earlier.add(split, task.name, found[name])
+    return {name: found[name] for name in tasks}
+
+
+def _scored_before(
+    earlier: unfinished.Unfinished,
+    split: str,
+    tasks: Mapping[str, seqio.Task],
+    counts: Mapping[str, Mapping[str, int]],
+) -> Metrics:
+    """Of the tasks whose examples are as many as then."""
+    scores = earlier.read(split)
+    found = {
+        name: scores[task.name]
+        for name, task in tasks.items()
+        if task.name in scores and counts[name].items() <= scores[task.name].items()
+    }
+    if found:
+        logger.info("scored on %s before this was broken off: %s", split, ", ".join(found))
     return found
 
 
-def _with_metrics(task: seqio.Task, known: Mapping[str, float]) -> seqio.Task:
-    """The task, its metrics of predictions as one, and behind them what is known already: a task's
-    first metric is its headline in reports.
+def dev_and_test(
+    params: Any,
+    experiment: Experiment,
+    evaluation: Evaluation,
+    *,
+    model_dir: str,
+    step: int,
+    layout: sharding.Layout | None,
+    folder: str = PREDICTIONS,
+    limits: watchdog.Limits = watchdog.DEFAULT,
+) -> dict[str, Metrics]:
+    """The metrics of both splits, which `write_results` takes; the arguments are as above.
 
-    SeqIO decodes and postprocesses every prediction again for each metric function.
+    Broken off, it goes on with the task that wasn't finished when it is called again for the same
+    step with the same settings.
     """
-    of_predictions = task.predict_metric_fns
-
-    def metrics(targets, predictions):
-        found: dict[str, float] = {}
-        for function in of_predictions:
-            scores = function(targets, predictions)
-            if twice := (found | known).keys() & scores.keys():
-                raise ValueError(f"two of the metric functions of {task.name} give {twice}")
-            found |= scores
-        return found | known
-
-    others = [function for function in task.metric_fns if function not in of_predictions]
-    return task.replace(metric_fns=[metrics, *others])
+    settings = {
+        "step": step,
+        "evaluation": dataclasses.asdict(evaluation),
+        "lengths": experiment.task_feature_lengths,
+        "model": str(getattr(experiment.model, "config", None)),
+        # The step tells nothing of a training that was begun anew in the folder.
+        "norm of the parameters": float(jax.jit(optax.global_norm)(params)),
+    }
+    earlier = unfinished.Unfinished(epath.Path(model_dir) / folder, settings)
+    found = {}
+    for key, split in (("dev", "validation"), ("test", "test")):
+        with limits.stage("evaluation"):
+            found[key] = evaluate(
+                params, experiment, evaluation, split=split, model_dir=model_dir, step=step,
+                layout=layout, folder=folder, earlier=earlier,
+            )  # fmt: skip
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,6 +232,28 @@ class _Split:
 
     def lengths(self, name: str) -> dict[str, int]:
         return features.lengths_of(name, self.experiment.task_feature_lengths)
+
+    def scores(
+        self,
+        name: str,
+        task: seqio.Task,
+        position: int,
+        step: int,
+        loggers: Mapping[str, Any],
+        shown: tqdm.tqdm,
+    ) -> dict[str, float]:
+        """A task's, which are written too."""
+        predict_dataset = functools.partial(
+            predicting.of_dataset,
+            self.predictor(name, task, position),
+            self.batch_size,
+            self.place,
+            shown,
+        )
+        known, lengths = self.with_answers(name, task, position), self.lengths(name)
+        stored = tokens.examples(task, self.split, lengths, self.experiment.cache)
+        task = scoring.with_metrics(task, known)
+        return scoring.score(task, stored, self.split, lengths, predict_dataset, step, loggers)
 
     def predictor(self, name: str, task: seqio.Task, position: int) -> predicting.Predictor:
         return predicting.predictor(
@@ -237,70 +290,12 @@ class _Split:
             )
         metrics = {"loss": loss} if split == "validation" else {}
         if guessed is not None:
-            stored = tokens.examples(task, split, self.lengths(name), experiment.cache)
+            lengths = self.lengths(name)
+            stored = tokens.examples(task, split, lengths, experiment.cache)
             numbered = list(enumerate(guessed.tolist()))
-            scores = _score(task, stored, split, self.lengths(name), lambda _: numbered, 0, {})
+            scores = scoring.score(task, stored, split, lengths, lambda _: numbered, 0, {})
             metrics |= {f"teacher_forced_{metric}": value for metric, value in scores.items()}
         return metrics
-
-
-def _score(
-    task: seqio.Task,
-    stored: building.Examples | None,
-    split: str,
-    lengths: features.FeatureLengths,
-    predict_dataset: Callable[[tf.data.Dataset], list[tuple[int, list[int]]]],
-    step: int,
-    loggers: Mapping[str, Any],
-) -> dict[str, float]:
-    """The task's own metrics, by SeqIO, which also writes them and the predictions.
-
-    It reads what is stored of the task, if it is.
-    """
-    if loggers:
-        # What an earlier evaluation of the step has left, whole or cut off, goes.
-        earlier = epath.Path(loggers["log_dir"]) / f"{task.name}-metrics.jsonl"
-        files.keep_steps(earlier, lambda at_step: at_step != step)
-    if stored is None:
-        converter, evaluator_cls = features.model_features(), seqio.Evaluator
-    else:
-        task = stored.as_task(task, split)
-        converter = features.StoredInputs(stored.inputs(lengths["inputs"]))
-        evaluator_cls = functools.partial(_Evaluator, stored)
-    with lookup.registered_as(task):
-        evaluator = evaluator_cls(
-            task.name, converter, eval_split=split, sequence_length=lengths, **loggers
-        )
-    metrics, _ = evaluator.evaluate(compute_metrics=True, step=step, predict_fn=predict_dataset)
-    scores = metrics.result()[task.name]
-    evaluator.close()
-    return {key: float(value) for key, value in scores.items()}
-
-
-class _Evaluator(seqio.Evaluator):
-    """Goes through a task's examples in memory: SeqIO does so for the targets, the predictions and
-    what it writes, and TensorFlow takes about half a millisecond for each example every time."""
-
-    def __init__(self, stored: building.Examples, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        (task,) = self.eval_tasks
-        in_memory = [
-            {name: tf.constant(value) for name, value in example.items()} for example in stored
-        ]
-        self._in_memory = {task.name: in_memory}
-
-    @property
-    def cached_task_datasets(self) -> Mapping[str, list[dict[str, tf.Tensor]]]:
-        """By task name, its examples, as `tfds.as_numpy` takes them."""
-        return self._in_memory
-
-
-def _loggers(folder: epath.Path) -> dict[str, Any]:
-    """What the first process writes with; nothing in the others."""
-    if jax.process_index() != 0:
-        return {}
-    folder.mkdir(parents=True, exist_ok=True)
-    return {"logger_cls": [seqio.JSONLogger, seqio.TensorBoardLogger], "log_dir": str(folder)}
 
 
 def _of_split(folder: epath.Path, split: str) -> epath.Path:
@@ -361,7 +356,7 @@ def evaluate_run(
         shapes = experiment.state_shapes(layout).params
         params, done = checkpoints.restore_params(model_dir, shapes)
     which = f"{done}_{evaluation.search.title}"
-    path = epath.Path(model_dir) / f"results_{which}.json"
+    path, folder = epath.Path(model_dir) / f"results_{which}.json", f"{PREDICTIONS}_{which}"
     found = {"step": done, "search": dataclasses.asdict(evaluation.search)}
     found |= {"tasks": list(experiment.names), "dev": {}, "test": {}}
     if path.exists():
@@ -369,25 +364,19 @@ def evaluate_run(
             found |= {key: json.loads(path.read_text())[key] for key in ("dev", "test")}
         except (ValueError, KeyError) as error:
             logger.warning("%s can't be read, and is written anew: %s", path, error)
-    for key, split in (("dev", "validation"), ("test", "test")):
-        with limits.stage("evaluation"):
-            found[key] |= evaluate(
-                params,
-                experiment,
-                evaluation,
-                split=split,
-                model_dir=model_dir,
-                step=done,
-                layout=layout,
-                folder=f"{PREDICTIONS}_{which}",
-            )
-    return write_results(path, found)
+    scored = dev_and_test(
+        params, experiment, evaluation, model_dir=model_dir, step=done, layout=layout,
+        folder=folder, limits=limits,
+    )  # fmt: skip
+    found |= {key: found[key] | scores for key, scores in scored.items()}
+    return write_results(path, found, epath.Path(model_dir) / folder)
 
 
-def write_results(path: epath.Path, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes results, whole or not at all, and shows them."""
+def write_results(path: epath.Path, found: Mapping[str, Any], folder: epath.Path) -> dict[str, Any]:
+    """Writes results, whole or not at all, and shows them; their evaluation in `folder` is over."""
     if jax.process_index() == 0:
         files.write_atomically(path, json.dumps(found, indent=2))
+        unfinished.forget(folder)
         logger.info("results in %s:\n%s", path, results.table(found))
     multihost_utils.sync_global_devices("the results are written")
     return dict(found)

@@ -122,9 +122,12 @@ def train(
                 checkpoints.finish(manager)
         found = {"step": int(state.step), "tasks": experiment.names, "train": counts}
         with run.leaving_if_told(watch, state, saved=True):
-            for key, split in (("dev", "validation"), ("test", "test")):
-                found[key] = run.evaluate(state.params, split, int(state.step))
-    return evaluate.write_results(epath.Path(model_dir) / results.FILE, found)
+            found |= evaluate.dev_and_test(
+                state.params, experiment, evaluation, model_dir=model_dir, step=int(state.step),
+                layout=layout, limits=limits,
+            )  # fmt: skip
+    folder = epath.Path(model_dir)
+    return evaluate.write_results(folder / results.FILE, found, folder / evaluate.PREDICTIONS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,13 +150,12 @@ class _Run:
     example_log: ExampleLog | None
     limits: watchdog.Limits
 
-    def evaluate(
-        self, params: Any, split: str, done: int, only: Sequence[str] | None = None
-    ) -> evaluate.Metrics:
+    def evaluate(self, params: Any, done: int, only: Sequence[str] | None = None) -> None:
+        """On dev, whose scores of a step in training stand in the folder alone."""
         with self.limits.stage("evaluation"), self.log.paused():
-            return evaluate.evaluate(
-                params, self.experiment, self.evaluation, split=split, model_dir=self.model_dir,
-                step=done, layout=self.layout, only=only,
+            evaluate.evaluate(
+                params, self.experiment, self.evaluation, split="validation",
+                model_dir=self.model_dir, step=done, layout=self.layout, only=only,
             )  # fmt: skip
 
     def make_up_evaluations(self, state: TrainState) -> None:
@@ -179,7 +181,7 @@ class _Run:
                     )  # fmt: skip
                     continue
             logger.info("making up the evaluation of step %d", due)
-            self.evaluate(params, "validation", due, missing)
+            self.evaluate(params, due, missing)
 
     def measure_point(self, params: Any, at_step: int) -> dict[str, Any]:
         """The conflict on many examples, into a file of its own; returns what is logged of it."""
@@ -270,7 +272,7 @@ def _loop(
             raise interruption.Terminated
         if _due(done, run.evaluation.period) and done < run.train_steps:
             with run.leaving_if_told(watch, state):
-                run.evaluate(state.params, "validation", done)
+                run.evaluate(state.params, done)
     return state
 
 

@@ -13,10 +13,10 @@ import pytest
 import seqio
 
 from mtl_t5x import evaluate
-from mtl_t5x.data import batching, heads, lookup, padding, tokens
+from mtl_t5x.data import batching, counting, heads, lookup, padding, scoring, tokens
 from mtl_t5x.experiment import Experiment
-from mtl_t5x.models import architectures, predicting, teacher_forcing
-from mtl_t5x.runtime import progress
+from mtl_t5x.models import architectures, decoding, predicting, teacher_forcing
+from mtl_t5x.runtime import interruption, progress
 from mtl_t5x.tasks import sources, vocabularies
 from mtl_t5x.tasks.decanlp import decanlp
 from mtl_t5x.tasks.glue import glue
@@ -38,7 +38,7 @@ def scored(task, stored, folder):
     loggers = {"logger_cls": [seqio.JSONLogger], "log_dir": str(folder)}
     with progress.bar("evaluating", None, "example") as shown:
         predict = functools.partial(predicting.of_dataset, GUESSING, 16, np.asarray, shown)
-        metrics = evaluate._score(task, stored, "test", LENGTHS, predict, 7, loggers)
+        metrics = scoring.score(task, stored, "test", LENGTHS, predict, 7, loggers)
     lines = (folder / f"{task.name}-000007.jsonl").read_text().splitlines()
     return metrics, [json.loads(line) for line in lines]
 
@@ -210,3 +210,72 @@ def test_what_is_guessed_with_the_answers_given(tmp_path, monkeypatch):
     )["sst"]  # fmt: skip
     assert found["teacher_forced_accuracy"] == pytest.approx(75, abs=0.5) and found["accuracy"] < 60
     assert "loss" not in found
+
+
+# Broken off
+
+ALL = [f"{task} {split}" for split in evaluate.SPLITS for task in ("sst", "zre", "iwslt")]
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({}, ["iwslt test"]),
+        pytest.param({"step": 4}, ALL, marks=pytest.mark.slow),
+        pytest.param({"search": decoding.Search(beams=2)}, ALL, marks=pytest.mark.slow),
+        pytest.param({"lengths": {"inputs": 24, "targets": 9}}, ALL, marks=pytest.mark.slow),
+        pytest.param({"weight": 1e-3}, ALL, marks=pytest.mark.slow),
+        ({"examples": 1}, ["zre validation", "iwslt test"]),
+    ],
+    ids=["as it was", "step", "beams", "lengths", "parameters", "a task's examples"],
+)
+def test_an_evaluation_that_is_broken_off_goes_on(change, again, tmp_path, monkeypatch):
+    """With the first task that wasn't finished; with the first of all after another setting."""
+    experiment = an_experiment(architectures.TextToText)
+    params = random_params(experiment)
+    scored, original = [], scoring.score
+
+    def score(task, stored, split, *args):
+        if len(scored) == break_at:
+            raise interruption.Terminated
+        scored.append(f"{task.name.split('_')[1].split('.')[0]} {split}")
+        return original(task, stored, split, *args)
+
+    def evaluated(folder, *, step=3, search=None, lengths=FORCED_LENGTHS, weight=0.0):
+        settings = evaluate.Evaluation(search=search or decoding.Search())
+        of_lengths = dataclasses.replace(experiment, task_feature_lengths=lengths)
+        trained = jax.tree.map(lambda array: array + weight, params)
+        return evaluate.dev_and_test(
+            trained, of_lengths, settings, model_dir=str(tmp_path / folder), step=step, layout=None
+        )
+
+    monkeypatch.setattr(scoring, "score", score)
+    break_at = 5
+    with pytest.raises(interruption.Terminated):
+        evaluated("broken")
+    assert scored == ALL[:5]
+    if "examples" in change:
+        count = counting.count
+
+        def one_more(task, split, *args):
+            added = "zre" in task.name and split == "validation"
+            found = count(task, split, *args)
+            return found | {"examples": found["examples"] + added}
+
+        monkeypatch.setattr(counting, "count", one_more)
+    break_at = None
+    scored.clear()
+    options = {name: value for name, value in change.items() if name != "examples"}
+    found = evaluated("broken", **options)
+    assert scored == again
+    assert found == evaluated("whole", **options)
+    folder = tmp_path / "broken" / evaluate.PREDICTIONS
+    of_whole = tmp_path / "whole" / evaluate.PREDICTIONS
+    for path in of_whole.glob("**/*.jsonl"):
+        assert (folder / path.relative_to(of_whole)).read_text().endswith(path.read_text()), path
+    scored.clear()
+    found |= {"step": 3, "tasks": list(experiment.names)}
+    evaluate.write_results(tmp_path / "results.json", found, folder)
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    evaluated("broken", **options)
+    assert scored == ALL, "the results are written, and it begins anew"

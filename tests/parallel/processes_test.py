@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mtl_t5x.runtime import exit_codes
-from mtl_t5x.storage import checkpoints
+from mtl_t5x.storage import checkpoints, unfinished
 from tests.faults import kill_and_resume as faults
 from tests.storage import checkpoints_test
 
@@ -106,6 +106,28 @@ def test_any_number_of_processes_evaluates_a_run_again(together, tmp_path):
     assert json.loads((folder / "results.json").read_text()) == before
 
 
+def test_an_evaluation_of_two_processes_that_is_killed_goes_on(together, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(together, folder)
+    record = folder / f"inference_eval_{STEPS}_greedy" / unfinished.FILE
+    killed = start_two(folder, "--run_mode=eval")
+    while not record.exists() and killed[0].poll() is None:
+        time.sleep(0.01)
+    for process in killed:
+        process.kill()
+        process.wait()
+    assert record.exists() and not (folder / f"results_{STEPS}_greedy.json").exists()
+    run_two(folder, "--run_mode=eval")
+    for process in BOTH:
+        assert "scored on validation before this was broken off: cola" in output(folder, process)
+    found = json.loads((folder / f"results_{STEPS}_greedy.json").read_text())
+    before = json.loads((folder / "results.json").read_text())
+    assert {key: found[key] for key in ("dev", "test")} == {
+        key: before[key] for key in ("dev", "test")
+    }
+    assert not record.exists()
+
+
 def test_two_processes_that_share_a_tasks_examples_and_the_parameters(tmp_path):
     names = ["glue_cola", "glue_rte", "glue_stsb"]  # three can't be shared by two
     flags = (
@@ -187,7 +209,7 @@ def test_a_lost_process_is_named_and_the_restart_is_bit_equal(together, lost, ho
 STALE_VIEW = """
 import sys
 from mtl_t5x.parallel import distributed
-from mtl_t5x.storage import checkpoints
+from mtl_t5x.storage import checkpoints, unfinished
 from tests.storage import checkpoints_test
 
 address, process, folder = sys.argv[1:]

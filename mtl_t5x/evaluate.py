@@ -199,13 +199,15 @@ def dev_and_test(
     Broken off, it goes on with the task that wasn't finished when it is called again for the same
     step with the same settings.
     """
+    with limits.stage("evaluation"):  # the devices compute the norm together: one may be lost
+        norm = float(jax.jit(optax.global_norm)(params))
     settings = {
         "step": step,
         "evaluation": dataclasses.asdict(evaluation),
         "lengths": experiment.task_feature_lengths,
         "model": str(getattr(experiment.model, "config", None)),
         # The step tells nothing of a training that was begun anew in the folder.
-        "norm of the parameters": float(jax.jit(optax.global_norm)(params)),
+        "norm of the parameters": norm,
     }
     earlier = unfinished.Unfinished(epath.Path(model_dir) / folder, settings)
     found = {}

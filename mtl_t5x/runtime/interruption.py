@@ -16,6 +16,8 @@ from jax.experimental import multihost_utils
 
 from mtl_t5x.runtime import exit_codes
 
+AGAIN = 5.0  # seconds after which what is still not broken off is told once more
+
 
 class Terminated(SystemExit):
     """The run was told to stop; its state is saved."""
@@ -36,6 +38,7 @@ class Watch:
         self._before: dict[int, signal.Handlers] = {}
         self._ear: socket.socket | None = None
         self._listener: threading.Thread | None = None
+        self._again: threading.Timer | None = None
 
     def __enter__(self) -> Watch:
         # Python lets the main thread alone set handlers.
@@ -57,6 +60,14 @@ class Watch:
         del frame
         self._heard = True
         if self._breaks_off:
+            # What is raised here is lost where Python calls back and drops exceptions, as from the
+            # garbage collector. SIGTERM, since a second Ctrl-C would leave at once.
+            if self._again is not None:
+                self._again.cancel()
+            main = threading.main_thread().ident
+            self._again = threading.Timer(AGAIN, signal.pthread_kill, (main, signal.SIGTERM))
+            self._again.daemon = True
+            self._again.start()
             raise Terminated
         if number == signal.SIGINT and jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -77,6 +88,9 @@ class Watch:
             yield
         finally:
             self._breaks_off = False
+            if self._again is not None:
+                self._again.cancel()
+                self._again.join()  # no signal may come once the handlers are gone
 
     def _listen(self) -> None:
         """Starts a thread that hears a Ctrl-C where, as in a compiler, no handler is called."""

@@ -1,5 +1,6 @@
 """SIGTERM and SIGKILL, against the program as a user starts it."""
 
+import gc
 import json
 import signal
 import subprocess
@@ -30,6 +31,30 @@ def test_a_signal_breaks_off_what_is_done_again():
             raise AssertionError("it was told before, and began")
         assert watch.requested(1)
         signal.raise_signal(signal.SIGTERM)  # which only breaks off what it comes in
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_that_comes_where_exceptions_are_dropped(monkeypatch):
+    """What is raised while the garbage collector calls back, as it does JAX, is only printed."""
+    monkeypatch.setattr(interruption, "AGAIN", 0.1)
+    told = []
+
+    def call_back(phase, info):
+        if not told:
+            told.append(phase)
+            signal.raise_signal(signal.SIGTERM)
+
+    with interruption.Watch() as watch:
+        with pytest.raises(interruption.Terminated), watch.breaking_off():
+            gc.callbacks.append(call_back)
+            try:
+                gc.collect()
+            finally:
+                gc.callbacks.remove(call_back)
+            assert told, "and nothing was raised here"
+            time.sleep(10)
+            raise AssertionError("it went on")
+        time.sleep(0.3)  # what was broken off isn't told again
 
 
 @pytest.mark.slow

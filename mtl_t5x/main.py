@@ -23,7 +23,7 @@ from etils import epath
 from mtl_t5x.runtime import exit_codes, huge_pages, native_logs
 from mtl_t5x.settings import bindings, changes, checks
 from mtl_t5x.settings.checks import SettingsError
-from mtl_t5x.storage import lock
+from mtl_t5x.storage import files, lock
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +198,8 @@ def _check_unchanged(folder: epath.Path) -> None:
 def _config_in(path: epath.Path) -> Iterator[None]:
     """Writes the whole configuration before a run, and after it what was used of it.
 
-    A run that is refused for its settings leaves the configuration of the run before, if any.
+    A run that is refused for its settings leaves the configuration of the run before, if any. The
+    other processes compare their settings with this file meanwhile.
     """
     import jax
 
@@ -206,16 +207,16 @@ def _config_in(path: epath.Path) -> Iterator[None]:
         yield
         return
     before = path.read_text() if path.exists() else None
-    path.write_text(gin.config_str())
+    files.write_atomically(path, gin.config_str())
     try:
         yield
     except (TypeError, ValueError, ImportError, FileNotFoundError):
         if before is None:
             path.unlink()
         else:
-            path.write_text(before)
+            files.write_atomically(path, before)
         raise
-    path.write_text(gin.operative_config_str())
+    files.write_atomically(path, gin.operative_config_str())
 
 
 def rewrite_gin_flags(argv: Sequence[str]) -> list[str]:

@@ -3,8 +3,10 @@ import sys
 
 import pytest
 from absl.testing import flagsaver
+from etils import epath
 
 from mtl_t5x import main
+from mtl_t5x.settings import bindings
 
 EXAMPLE = "gin/examples/mini_glue_text_to_text.gin"
 
@@ -42,6 +44,19 @@ def test_a_missing_macro(tmp_path):
 def test_a_binding_that_nothing_takes(tmp_path):
     with pytest.raises(ValueError, match="no_such_parameter"):
         main.run([EXAMPLE], [f'MODEL_DIR="{tmp_path}"', "train.train.no_such_parameter=1"])
+
+
+def test_who_reads_a_configuration_meanwhile_reads_a_whole_one(tmp_path):
+    """As the other processes of a run do, to compare it with theirs, when the first one writes."""
+    path = epath.Path(tmp_path / "config.gin")
+    path.write_text("of the run before")
+    bindings.read([], ["TRAIN_STEPS = 7"], [])
+    with path.open() as before, main._config_in(path):
+        assert before.read() == "of the run before"
+        begun = path.open()
+    with begun:
+        assert "TRAIN_STEPS = 7" in begun.read()
+    assert [found.name for found in path.parent.iterdir()] == ["config.gin"]
 
 
 def test_the_command_line_says_what_is_wrong(tmp_path):

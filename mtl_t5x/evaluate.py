@@ -152,7 +152,11 @@ def evaluate(
         name: counting.count(task, split, common.lengths(name), experiment.cache)
         for name, task in tasks.items()
     }
-    found = {} if earlier is None else _scored_before(earlier, split, tasks, counts)
+    found, fingerprints = {}, {}
+    if earlier is not None:
+        for name, task in tasks.items():
+            fingerprints[task.name] = scoring.fingerprint_of(task, split, common.lengths(name))
+        found = _scored_before(earlier, split, tasks, fingerprints)
     left = {name: task for name, task in tasks.items() if name not in found}
     total = sum(counts[name].get("examples", 0) for name in left)
     logger.info("evaluating %s: %d tasks, %d examples", split, len(left), total)
@@ -161,7 +165,7 @@ def evaluate(
             scores = common.scores(name, task, positions[name], step, loggers, shown)
             found[name] = scores | counts[name]
             if earlier is not None:
-                earlier.add(split, task.name, found[name])
+                earlier.add(split, task.name, fingerprints[task.name], found[name])
     return {name: found[name] for name in tasks}
 
 
@@ -169,15 +173,11 @@ def _scored_before(
     earlier: unfinished.Unfinished,
     split: str,
     tasks: Mapping[str, seqio.Task],
-    counts: Mapping[str, Mapping[str, int]],
+    fingerprints: Mapping[str, str | None],
 ) -> Metrics:
-    """Of the tasks whose examples are as many as then."""
-    scores = earlier.read(split)
-    found = {
-        name: scores[task.name]
-        for name, task in tasks.items()
-        if task.name in scores and counts[name].items() <= scores[task.name].items()
-    }
+    """Of the tasks that are what they were then."""
+    scores = earlier.read(split, fingerprints)
+    found = {name: scores[task.name] for name, task in tasks.items() if task.name in scores}
     if found:
         logger.info("scored on %s before this was broken off: %s", split, ", ".join(found))
     return found
@@ -197,14 +197,13 @@ def dev_and_test(
     """The metrics of both splits, which `write_results` takes; the arguments are as above.
 
     Broken off, it goes on with the task that wasn't finished when it is called again for the same
-    step with the same settings.
+    step with the same settings; a task whose data or code has changed meanwhile is scored anew.
     """
     with limits.stage("evaluation"):  # the devices compute the norm together: one may be lost
         norm = float(jax.jit(optax.global_norm)(params))
     settings = {
         "step": step,
         "evaluation": dataclasses.asdict(evaluation),
-        "lengths": experiment.task_feature_lengths,
         "model": str(getattr(experiment.model, "config", None)),
         # The step tells nothing of a training that was begun anew in the folder.
         "norm of the parameters": norm,

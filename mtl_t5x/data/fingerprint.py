@@ -1,4 +1,4 @@
-"""What a task's tokens depend on, as a fingerprint: data, code, vocabulary and lengths.
+"""What a task's tokens and scores depend on, as a fingerprint: data, code, vocabulary, lengths.
 
 Code is told twice: as it runs in this process, with what it refers to, and as its files are now. So
 neither a file that is edited while a process runs, nor what is only found at run time, gives two
@@ -22,7 +22,7 @@ import re
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -41,27 +41,34 @@ class UntellableError(ValueError):
     """Something that a fingerprint can't be made of."""
 
 
-def of_split(
-    task: seqio.Task, split: str, lengths: Mapping[str, int], compute: Callable[..., Any]
-) -> str:
-    """A fingerprint, in hexadecimal digits, of all that a split's tokens depend on, the code
-    of `compute`, which gets them, too.
+def of_split(task: seqio.Task, split: str, lengths: Mapping[str, int], code: Any) -> str:
+    """A fingerprint, in hexadecimal digits, of all that a split's tokens depend on, and of `code`:
+    the functions that get them, or that make something of them.
 
     Raises:
-      UntellableError: what the source holds, or what a preprocessor does, can't be told.
+      UntellableError: what the source holds, or what a function does, can't be told.
     """
+    try:
+        identity = _identity(task, split, lengths, code)
+    except UntellableError:
+        raise
+    except Exception as error:  # whatever telling somebody's objects and files raises
+        raise UntellableError(f"{type(error).__name__}: {error}") from error
+    return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
+
+
+def _identity(task: seqio.Task, split: str, lengths: Mapping[str, int], code: Any) -> Any:
     telling = _Telling()
-    identity = (
+    return (
         [library.__version__ for library in (seqio, tf, tf_text, np)],
         split,
         sorted(lengths.items()),
         telling.tell(dict(task.output_features)),
         telling.tell(list(task.preprocessors)),
         telling.tell(getattr(task.postprocessor, "head", None)),
-        telling.tell(compute),
+        telling.tell(code),
         telling.tell(_content(task.source, split)),
     )
-    return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
 
 
 def of_file(path: epath.PathLike) -> tuple[str, str | int, float]:

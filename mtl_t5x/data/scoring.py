@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,8 +12,10 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
-from mtl_t5x.data import building, features, lookup
+from mtl_t5x.data import building, features, fingerprint, lookup
 from mtl_t5x.storage import files
+
+logger = logging.getLogger(__name__)
 
 
 def score(
@@ -64,6 +67,18 @@ class _Evaluator(seqio.Evaluator):
     def cached_task_datasets(self) -> Mapping[str, list[dict[str, tf.Tensor]]]:
         """By task name, its examples, as `tfds.as_numpy` takes them."""
         return self._in_memory
+
+
+def fingerprint_of(task: seqio.Task, split: str, lengths: features.FeatureLengths) -> str | None:
+    """Of what the task's scores depend on besides the model; None: that can't be told."""
+    code = [task.postprocessor, *task.metric_fns]
+    try:
+        return fingerprint.of_split(task, split, lengths, code)
+    except fingerprint.UntellableError as error:
+        logger.info(
+            "%s %s: its scores aren't kept if it is broken off: %s", task.name, split, error
+        )
+        return None
 
 
 def loggers_of(folder: epath.Path) -> dict[str, Any]:

@@ -30,28 +30,34 @@ class Unfinished:
 
     Attributes:
       folder: what the evaluation writes to.
-      settings: all that scores depend on, as JSON; what was scored under others is dropped.
+      settings: what all scores depend on, as JSON; what was scored under others is dropped.
     """
 
     folder: epath.Path
     settings: Mapping[str, Any]
 
-    def read(self, split: str) -> dict[str, Scores]:
-        """By task name. The first process reads, and tells the others."""
-        text = np.frombuffer(json.dumps(self._read()).encode(), np.uint8)
+    def read(self, split: str, fingerprints: Mapping[str, str | None]) -> dict[str, Scores]:
+        """By task name, of those whose fingerprint is what it was: of the task's own settings,
+        data and code. The first process reads, and tells the others."""
+        found = {
+            task: noted["scores"]
+            for task, noted in self._read().get(split, {}).items()
+            if noted["fingerprint"] == fingerprints.get(task)
+        }
+        text = np.frombuffer(json.dumps(found).encode(), np.uint8)
         size = int(multihost_utils.broadcast_one_to_all(np.int32(text.size)))
         told = multihost_utils.broadcast_one_to_all(np.resize(text, size))
-        return json.loads(told.tobytes().decode()).get(split, {})
+        return json.loads(told.tobytes().decode())
 
-    def add(self, split: str, task: str, scores: Scores) -> None:
-        """A task that is done. The first process writes."""
-        if jax.process_index() == 0:
+    def add(self, split: str, task: str, fingerprint: str | None, scores: Scores) -> None:
+        """A task that is done, unless it has no fingerprint. The first process writes."""
+        if jax.process_index() == 0 and fingerprint is not None:
             scored = self._read()
-            scored.setdefault(split, {})[task] = scores
+            scored.setdefault(split, {})[task] = {"fingerprint": fingerprint, "scores": scores}
             record = {"settings": self.settings, "scored": scored}
             files.write_atomically(self.folder / FILE, json.dumps(record, indent=2))
 
-    def _read(self) -> dict[str, dict[str, Scores]]:
+    def _read(self) -> dict[str, dict[str, Any]]:
         path = self.folder / FILE
         if jax.process_index() != 0 or not path.exists():
             return {}

@@ -152,11 +152,8 @@ def evaluate(
         name: counting.count(task, split, common.lengths(name), experiment.cache)
         for name, task in tasks.items()
     }
-    found, fingerprints = {}, {}
-    if earlier is not None:
-        for name, task in tasks.items():
-            fingerprints[task.name] = scoring.fingerprint_of(task, split, common.lengths(name))
-        found = _scored_before(earlier, split, tasks, fingerprints)
+    fingerprints = {} if earlier is None else common.fingerprints(tasks)
+    found = {} if earlier is None else _scored_before(earlier, split, tasks, fingerprints)
     left = {name: task for name, task in tasks.items() if name not in found}
     total = sum(counts[name].get("examples", 0) for name in left)
     logger.info("evaluating %s: %d tasks, %d examples", split, len(left), total)
@@ -233,6 +230,13 @@ class _Split:
 
     def lengths(self, name: str) -> dict[str, int]:
         return features.lengths_of(name, self.experiment.task_feature_lengths)
+
+    def fingerprints(self, tasks: Mapping[str, seqio.Task]) -> dict[str, str | None]:
+        """By the tasks' own names, of what their scores depend on besides the model."""
+        return {
+            task.name: scoring.fingerprint_of(task, self.split, self.lengths(name))
+            for name, task in tasks.items()
+        }
 
     def scores(
         self,

@@ -53,7 +53,7 @@ def of_split(task: seqio.Task, split: str, lengths: Mapping[str, int], code: Any
     except UntellableError:
         raise
     except Exception as error:  # whatever telling somebody's objects and files raises
-        raise UntellableError(f"{type(error).__name__}: {error}") from error
+        raise UntellableError(str(error) or repr(error)) from error
     return hashlib.sha256(repr(identity).encode()).hexdigest()[:32]
 
 

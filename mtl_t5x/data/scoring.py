@@ -76,8 +76,9 @@ def fingerprint_of(task: seqio.Task, split: str, lengths: features.FeatureLength
         return fingerprint.of_split(task, split, lengths, code)
     except fingerprint.UntellableError as error:
         logger.info(
-            "%s %s: its scores aren't kept if it is broken off: %s", task.name, split, error
-        )
+            "%s %s: its scores aren't kept where an evaluation is broken off: %s",
+            task.name, split, error,
+        )  # fmt: skip
         return None
 
 

@@ -38,11 +38,23 @@ class Dense(nn.Module):
     axes: tuple[str, str]
     kernel_init: Initializer = fan_in_normal()
 
-    @nn.compact
     def __call__(self, x: Float[Array, "*batch inputs"]) -> Float[Array, "*batch outputs"]:
+        return probes.dot(x, *self.weight(x.shape[-1]))
+
+    @nn.compact
+    def weight(self, inputs: int) -> tuple[Float[Array, "inputs outputs"], probes.Probe]:
+        """The kernel and its probe."""
         init = nn.with_logical_partitioning(self.kernel_init, self.axes)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        return probes.dot(x, kernel, _probe(self, "kernel"))
+        kernel = self.param("kernel", init, (inputs, self.features), jnp.float32)
+        return kernel, _probe(self, "kernel")
+
+
+def products(
+    x: Float[Array, "*batch inputs"], *denses: Dense
+) -> tuple[Float[Array, "*batch outputs"], ...]:
+    """What each of several layers of as many features makes of one x; see `probes.dots`."""
+    weights, given = zip(*(dense.weight(x.shape[-1]) for dense in denses), strict=True)
+    return probes.dots(x, weights, given)
 
 
 class RMSNorm(nn.Module):
@@ -275,25 +287,34 @@ class Attention(nn.Module):
     ) -> Float[Array, "*batch query_length embed"]:
         joined = self.num_heads * self.head_dim
 
-        def project(name: str, x: Array) -> Array:
-            init = fan_in_normal(1.0 / self.head_dim if name == "query" else 1.0)
-            heads = Dense(joined, ("embed", "joined_kv"), init, name=name)(x)
-            return heads.reshape(*heads.shape[:-1], self.num_heads, self.head_dim)
+        def project(x: Array, *names: str) -> list[Array]:
+            inits = {"query": fan_in_normal(1.0 / self.head_dim)}
+            denses = (
+                Dense(joined, ("embed", "joined_kv"), inits.get(name, fan_in_normal()), name=name)
+                for name in names
+            )
+            return [
+                heads.reshape(*heads.shape[:-1], self.num_heads, self.head_dim)
+                for heads in products(x, *denses)
+            ]
 
-        query = project("query", queries)
         if bias is None:
             bias = jnp.zeros((self.num_heads, 1, 1))
         elif bias.ndim == 4:  # [task, heads, query, key]
-            bias = probes.for_examples(bias, *query.shape[:2])
+            bias = probes.for_examples(bias, *queries.shape[:2])
         if self.cache is None:
-            key, value = project("key", keys), project("value", keys)
+            if keys is queries:
+                query, key, value = project(queries, "query", "key", "value")
+            else:
+                (query,), (key, value) = project(queries, "query"), project(keys, "key", "value")
             # Dropped keys are dropped for every query, so their values are dropped.
             kept = jnp.ones((*value.shape[:-3], self.num_heads, 1, value.shape[-3]), value.dtype)
             kept = nn.Dropout(self.dropout_rate)(kept, deterministic=deterministic)
             mixed = attend(query, key, value * jnp.moveaxis(kept, -1, -3), bias, mask)
         else:
-            key = self._cached("cached_key", lambda: project("key", keys), position)
-            value = self._cached("cached_value", lambda: project("value", keys), position)
+            (query,) = project(queries, "query")
+            key = self._cached("cached_key", lambda: project(keys, "key")[0], position)
+            value = self._cached("cached_value", lambda: project(keys, "value")[0], position)
             mixed = attend_to_cache(query, key, value, bias, mask)
         mixed = mixed.reshape(*mixed.shape[:-2], joined)
         return Dense(queries.shape[-1], ("joined_kv", "embed"), name="out")(mixed)
@@ -336,8 +357,8 @@ class MLP(nn.Module):
         if self.activations == RELU:
             hidden = nn.relu(Dense(self.hidden, ("embed", "mlp"), name="wi")(x))
         else:
-            gate = Dense(self.hidden, ("embed", "mlp"), name="wi_0")(x)
-            linear = Dense(self.hidden, ("embed", "mlp"), name="wi_1")(x)
+            wi_0, wi_1 = (Dense(self.hidden, ("embed", "mlp"), name=f"wi_{i}") for i in range(2))
+            gate, linear = products(x, wi_0, wi_1)
             hidden = nn.gelu(gate, approximate=True) * linear
         hidden = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,))(
             hidden, deterministic=deterministic

@@ -154,7 +154,9 @@ def _place(line: str) -> Place:
 
 
 # Names of transformations and of methods ("TextToText.logits") among the modules'.
-_NO_MODULE = re.compile(r"[().]|^(shard_map|while|body|closed_call|checkpoint|rematted_\w+)$")
+_NO_MODULE = re.compile(
+    r"[().]|^(shard_map|while|body|cond|branch_\d+_fun|closed_call|checkpoint|rematted_\w+)$"
+)
 
 
 class _Line(NamedTuple):

@@ -126,6 +126,74 @@ def test_dot_takes_any_leading_axes_without_a_probe():
         )
 
 
+def read_none(_):
+    return None
+
+
+def read_gram(rows):
+    return jnp.zeros((rows, rows))
+
+
+def read_rows(rows):
+    return jnp.zeros((rows, 1, INPUTS, OUTPUTS))
+
+
+def read_sketch(rows):
+    return probes.Sketch(jnp.zeros((rows, 6)), seed=5)
+
+
+@pytest.fixture(params=["tpu", "default"])
+def platform(request, monkeypatch):
+    """Computes as is done for it."""
+    monkeypatch.setattr(
+        jax.lax, "platform_dependent", lambda *args, **how: how[request.param](*args)
+    )
+
+
+@pytest.mark.usefixtures("platform")
+@pytest.mark.parametrize("rows", [TASKS, 2 * TASKS])
+@pytest.mark.parametrize(
+    "reads",
+    [
+        (read_none, read_none, read_none),
+        (read_gram, read_gram, read_gram),
+        (read_rows, read_gram, read_none),
+        (read_none, read_sketch, read_rows),
+    ],
+)
+def test_several_weights_of_one_x_are_as_each_on_its_own(reads, rows):
+    x, *weights = arrays((TASKS, 4, EXAMPLES, INPUTS), *[(INPUTS, OUTPUTS)] * 3)
+    zeros = tuple(read(rows) for read in reads)
+
+    def together(x, weights, zeros):
+        return jnp.sum(jnp.tanh(sum(map(jnp.sin, probes.dots(x, weights, zeros)))))
+
+    def each(x, weights, zeros):
+        products = map(probes.dot, [x] * len(weights), weights, zeros)
+        return jnp.sum(jnp.tanh(sum(map(jnp.sin, products))))
+
+    arguments = (x, tuple(weights), zeros)
+    of_both = [jax.value_and_grad(one, argnums=(0, 1, 2))(*arguments) for one in (together, each)]
+    jax.tree.map(assert_close, *of_both)
+    # And without probes as of plain products, by autodiff.
+    plain = jax.grad(
+        lambda x, weights: jnp.sum(jnp.tanh(sum(jnp.sin(x @ weight) for weight in weights))), (0, 1)
+    )(x, tuple(weights))
+    jax.tree.map(assert_close, of_both[0][1][:2], plain)
+
+
+@pytest.mark.usefixtures("platform")
+def test_rows_of_parts_are_those_parts_gradients():
+    x, weight = arrays((TASKS, 4, EXAMPLES, INPUTS), (INPUTS, OUTPUTS))
+
+    def loss(weight, x, probe=None):
+        return jnp.sum(jnp.tanh(probes.dot(x, weight, probe)))
+
+    read = jax.grad(loss, 2)(weight, x, read_rows(2 * TASKS))[:, 0]
+    parts = x.reshape(2 * TASKS, 2, EXAMPLES, INPUTS)
+    assert_close(read, np.stack([jax.grad(loss)(weight, part) for part in parts]))
+
+
 @pytest.mark.parametrize("shape", [None, (TASKS, TASKS), (TASKS, INPUTS, OUTPUTS)])
 def test_finite_differences(shape):
     """Central differences in float64, for the weight, the input and each task's loss."""

@@ -74,7 +74,7 @@ backend_config={"estimated_cycles":"10"}
 ENTRY %main.1 (p: f32[8,4]) -> f32[8,4] {
   %fusion.1 = (bf16[64]{0}, u32[]) fusion(%q), kind=kCustom, calls=%start
   %fusion.2 = bf16[64]{0} fusion(%q), kind=kOutput, calls=%during, \
-metadata={op_name="jit(f)/transpose(jvp(Model))/encoder/layers_0/dot_general"}, \
+metadata={op_name="jit(f)/transpose(jvp(Model))/encoder/layers_0/cond/branch_0_fun/dot_general"}, \
 backend_config={"window_config":{},"estimated_cycles":"700"}
   %exchanged.1 = f32[16]{0} all-to-all(%a), channel_id=1, replica_groups={{0,1}}
   %exchanged.2 = f32[16]{0} all-to-all(%b), channel_id=1, replica_groups={{0,1}}

@@ -21,7 +21,7 @@ from mtl_t5x import measure, step
 from mtl_t5x.experiment import Experiment
 from mtl_t5x.gradients import freezing
 from mtl_t5x.parallel import hlo, sharding, topology
-from mtl_t5x.runtime import compiled
+from mtl_t5x.runtime import compiled, tpu_compiler
 from mtl_t5x.storage import files
 
 logger = logging.getLogger(__name__)
@@ -221,6 +221,7 @@ def _cost_for_topology(
     versions = [importlib.metadata.version(name) for name in ("jax", "libtpu")]
     read_by = pathlib.Path(hlo.__file__).read_text()  # what is kept is what was read of programs
     identity = [lowered.as_text(), devices[0].device_kind, len(devices), *versions, read_by]
+    identity.append(tpu_compiler.asked_for())
     known = cache / f"{hashlib.sha256(repr(identity).encode()).hexdigest()}.json"
     if known.exists():
         return _from_json(json.loads(known.read_text()))

@@ -20,7 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from etils import epath
 
-from mtl_t5x.runtime import exit_codes, huge_pages, native_logs
+from mtl_t5x.runtime import exit_codes, huge_pages, native_logs, tpu_compiler
 from mtl_t5x.settings import bindings, changes, checks
 from mtl_t5x.settings.checks import SettingsError
 from mtl_t5x.storage import files, lock
@@ -303,6 +303,7 @@ def _read_flags(argv: Sequence[str]) -> list[str]:
 def start(*arguments: str) -> None:
     """Runs what the command line asks for, with further arguments."""
     huge_pages.ask_for()
+    tpu_compiler.ask()
     argv = rewrite_gin_flags([*sys.argv, *arguments])
     app.run(_main, argv=argv, flags_parser=_read_flags)
 

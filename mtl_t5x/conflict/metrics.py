@@ -10,6 +10,8 @@ has no pair: its mean cosine is NaN, its directional conflict 0.
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,11 +37,27 @@ def gram_matrix(
 
     # On accelerators float32 products default to fewer bits; cosines near 0 need them. A TPU's HIGH
     # takes 16 of a factor's 24, which leaves a cosine exact to about 2^-17, in half the passes.
+    few = len(gradients) <= _FEW_TASKS
     return jax.lax.platform_dependent(
         gradients,
-        tpu=product(jax.lax.Precision.HIGH),
+        tpu=_each_product if few else product(jax.lax.Precision.HIGH),
         default=product(jax.lax.Precision.HIGHEST),
     )
+
+
+_FEW_TASKS = 12  # with more, so many sums would take the compiler long
+
+
+def _each_product(gradients: Float[Array, "task *shape"]) -> Float[Array, "task task"]:
+    """A sum for each pair of tasks. A TPU computes all of them, and the tasks' sum, in one pass
+    over the gradients (`runtime.tpu_compiler`), in float32; a matrix product takes a second one."""
+    tasks = range(len(gradients))
+    of_pairs = {
+        (i, j): jnp.sum(gradients[i] * gradients[j])
+        for i, j in itertools.combinations_with_replacement(tasks, 2)
+    }
+    ordered = [of_pairs[min(i, j), max(i, j)] for i, j in itertools.product(tasks, repeat=2)]
+    return jnp.stack(ordered).reshape(len(tasks), len(tasks))
 
 
 def squared_norms(gram: Gram) -> PerTask:

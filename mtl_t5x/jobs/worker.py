@@ -23,7 +23,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 from mtl_t5x.jobs.job import Job, carry_out
-from mtl_t5x.runtime import native_logs
+from mtl_t5x.runtime import native_logs, tpu_compiler
 
 
 @dataclasses.dataclass
@@ -78,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
     if cores:  # before any library counts them
         os.sched_setaffinity(0, [int(core) for core in cores[0].split(",")])
     native_logs.quiet()
+    tpu_compiler.ask()
     # Runs find an empty stdin, and their stdout isn't the parent's pipe.
     source = open(os.dup(0), "rb", buffering=0)  # noqa: SIM115
     answers = open(os.dup(1), "wb", buffering=0)  # noqa: SIM115

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import jax
 from jax.experimental import topologies
 
+from mtl_t5x.runtime import tpu_compiler
+
 # Generations and, of each, a slice; the numbers are chips along the axes of the torus.
 KNOWN = ("v4:2x2x2", "v5e:2x4", "v5p:2x2x2", "v6e:2x4")
 # libtpu shall neither ask the cloud what this host is, and complain, nor lock others out.
@@ -37,6 +39,7 @@ def devices(name: str, num_slices: int = 1) -> Sequence[jax.Device]:
     )
     if not name:
         raise ValueError(f"--topology= names no devices. {names}")
+    tpu_compiler.ask()
     several = {"num_slices": num_slices} if num_slices > 1 else {}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **several)

@@ -1,5 +1,6 @@
 """Conflict numbers against numpy on the gradients themselves, and on closed cases."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -89,6 +90,17 @@ def test_known_gram_matrix():
     assert actual["magnitude"] == pytest.approx(((18 - 12) ** 2 + (38 - 12) ** 2) / 2)
     assert actual["reference_magnitude"] == pytest.approx(100)
     assert actual["reference_directional"] == pytest.approx(np.sqrt((1 + cosine) / 2))
+
+
+@pytest.mark.parametrize("platform", ["tpu", "default"])
+@pytest.mark.parametrize("tasks", [1, 2, 8, 12, 13])
+def test_gram_matrix_however_it_is_computed(tasks, platform, monkeypatch):
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda g, **how: how[platform](g))
+    gradients = np.random.default_rng(0).normal(size=(tasks, 6, 20)).astype(np.float32)
+    rows = gradients.reshape(tasks, -1).astype(np.float64)
+    actual = conflict_metrics.gram_matrix(jnp.asarray(gradients))
+    np.testing.assert_allclose(actual, rows @ rows.T, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(actual, actual.T)
 
 
 def test_reference_form_gives_the_mean_cosine():

@@ -10,6 +10,7 @@ has no pair: its mean cosine is NaN, its directional conflict 0.
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -24,22 +25,26 @@ Scalar = Float[Array | np.ndarray | np.floating, "*steps"]
 
 
 def gram_matrix(
-    gradients: Float[Array | np.ndarray, "task *shape"],
+    *gradients: Float[Array | np.ndarray, "task *shape"],
 ) -> Float[Array | np.ndarray, "task task"]:
-    """G_ij = <g_i, g_j> of per-task gradients; the Gram matrices of parts of these add up."""
-    axes = tuple(range(1, gradients.ndim))
-    if isinstance(gradients, np.ndarray):
-        return np.tensordot(gradients, gradients, (axes, axes))
+    """G_ij = <g_i, g_j> of per-task gradients: of one parameter, or of several of one shape.
+
+    The Gram matrices of parts of the gradients add up.
+    """
+    axes = tuple(range(1, gradients[0].ndim))
+    if isinstance(gradients[0], np.ndarray):
+        return sum(np.tensordot(of_one, of_one, (axes, axes)) for of_one in gradients)
 
     def product(precision: jax.lax.Precision):
         # In their shape: a TPU would lay flat ones out anew.
-        return lambda g: jnp.tensordot(g, g, (axes, axes), precision=precision)
+        each = functools.partial(jnp.tensordot, axes=(axes, axes), precision=precision)
+        return lambda *arrays: functools.reduce(jnp.add, map(each, arrays, arrays))
 
     # On accelerators float32 products default to fewer bits; cosines near 0 need them. A TPU's HIGH
     # takes 16 of a factor's 24, which leaves a cosine exact to about 2^-17, in half the passes.
-    few = len(gradients) <= _FEW_TASKS
+    few = len(gradients[0]) <= _FEW_TASKS
     return jax.lax.platform_dependent(
-        gradients,
+        *gradients,
         tpu=_each_product if few else product(jax.lax.Precision.HIGH),
         default=product(jax.lax.Precision.HIGHEST),
     )
@@ -48,12 +53,12 @@ def gram_matrix(
 _FEW_TASKS = 12  # with more, so many sums would take the compiler long
 
 
-def _each_product(gradients: Float[Array, "task *shape"]) -> Float[Array, "task task"]:
+def _each_product(*gradients: Float[Array, "task *shape"]) -> Float[Array, "task task"]:
     """A sum for each pair of tasks. A TPU computes all of them, and the tasks' sum, in one pass
     over the gradients (`runtime.tpu_compiler`), in float32; a matrix product takes a second one."""
-    tasks = range(len(gradients))
+    tasks = range(len(gradients[0]))
     of_pairs = {
-        (i, j): jnp.sum(gradients[i] * gradients[j])
+        (i, j): jnp.sum(functools.reduce(jnp.add, (of_one[i] * of_one[j] for of_one in gradients)))
         for i, j in itertools.combinations_with_replacement(tasks, 2)
     }
     ordered = [of_pairs[min(i, j), max(i, j)] for i, j in itertools.product(tasks, repeat=2)]

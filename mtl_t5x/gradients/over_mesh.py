@@ -282,25 +282,25 @@ def _reduce(
 ) -> tuple[dict[str, Array], dict[str, Array], Grams]:
     """On each device: its slice of the gradient, its slices of those that are kept, and the Gram
     matrix of each group."""
-    summed, kept = {}, {}
-    parts = {name: _once(gram[0]) for name, gram in late_grams.items()}
-    parts |= {name: _part_of_gram(rows, gathered[name]) for name, rows in late_rows.items()}
+    summed, kept, exchanged = {}, {}, {}
     for name, grad in grads.items():
         where, cut_as = gathered[name], scattered[name]
         if name not in measured:
             summed[name] = _sum(grad[0], where, cut_as)
             continue
-        is_cut = sharding.cut_axis(where, cut_as) is not None
-        if is_cut:
-            rows = slices.exchanged(grad, sharding.cut_axis(where, cut_as))
-            parts[name] = _part_of_gram(rows, where)
-        else:
-            rows = _exchanged_flat(grad)
-            parts[name] = _part_of_gram(rows, _FLAT)
+        cut = sharding.cut_axis(where, cut_as)
+        rows = _exchanged_flat(grad) if cut is None else slices.exchanged(grad, cut)
+        exchanged[name] = rows, MODEL in where and cut is not None
         # Added one by one, which a TPU's compiler fuses with the norm: a reduction stands alone.
         result = rows if keep else functools.reduce(jnp.add, rows)
-        (kept if keep else summed)[name] = result if is_cut else _whole(result, grad.shape[1:])
-    grams = {group: sum(parts[name] for name in names) for group, names in groups.items()}
+        (kept if keep else summed)[name] = _whole(result, grad.shape[1:]) if cut is None else result
+    parts = {name: _once(gram[0]) for name, gram in late_grams.items()}
+    late = {name: (rows, MODEL in gathered[name]) for name, rows in late_rows.items()}
+    parts |= _parts_of_grams(exchanged | late, groups)
+    grams = {
+        group: sum(parts[name] for name in names if name in parts)
+        for group, names in groups.items()
+    }
     return summed, kept, jax.lax.psum(grams, (*EXAMPLES, MODEL)) if grams else {}
 
 
@@ -352,9 +352,6 @@ def _sum(grad: Array, gathered: PartitionSpec, scattered: PartitionSpec) -> Arra
     return jax.lax.psum(grad, axes) if cut is None else slices.scattered_sum(grad, cut, axes)
 
 
-_FLAT = PartitionSpec(None)
-
-
 def _exchanged_flat(per_task: Float[Array, "local_row *_"]) -> Float[Array, "row part"]:
     """As `slices.exchanged`, of a weight that has no axis to be cut along: a small one, as the bias
     of relative positions. It is cut as a vector."""
@@ -370,10 +367,26 @@ def _whole(part: Float[Array, "*row part"], shape: tuple[int, ...]) -> Array:
     return flat[..., : math.prod(shape)].reshape(*part.shape[:-1], *shape)
 
 
-def _part_of_gram(rows, gathered):
-    gram = conflict_metrics.gram_matrix(rows)
-    # Where a weight isn't split over `model`, every device along it has counted the same.
-    return gram if MODEL in gathered else _once(gram)
+def _parts_of_grams(
+    exchanged: Mapping[str, tuple[Float[Array, "row *slice"], bool]],
+    groups: Mapping[str, tuple[str, ...]],
+) -> Grams:
+    """This device's part of the Gram matrices, of rows and whether they are split over `model`.
+
+    Rows of one shape, of one module and in the same groups are multiplied together, as query, key
+    and value, under the name of the first: their matrices are needed as a sum only.
+    """
+    alike: dict[Any, list[str]] = {}
+    for name, (rows, split) in exchanged.items():
+        module = name.rsplit("/", 2)[0]
+        member = tuple(group for group, names in groups.items() if name in names)
+        alike.setdefault((module, rows.shape, split, member), []).append(name)
+    parts = {}
+    for (_, _, split, _), names in alike.items():
+        gram = conflict_metrics.gram_matrix(*(exchanged[name][0] for name in names))
+        # Where a weight isn't split over `model`, every device along it has counted the same.
+        parts[names[0]] = gram if split else _once(gram)
+    return parts
 
 
 def _once(gram):

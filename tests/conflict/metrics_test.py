@@ -95,12 +95,14 @@ def test_known_gram_matrix():
 @pytest.mark.parametrize("platform", ["tpu", "default"])
 @pytest.mark.parametrize("tasks", [1, 2, 8, 12, 13])
 def test_gram_matrix_however_it_is_computed(tasks, platform, monkeypatch):
-    monkeypatch.setattr(jax.lax, "platform_dependent", lambda g, **how: how[platform](g))
-    gradients = np.random.default_rng(0).normal(size=(tasks, 6, 20)).astype(np.float32)
-    rows = gradients.reshape(tasks, -1).astype(np.float64)
-    actual = conflict_metrics.gram_matrix(jnp.asarray(gradients))
-    np.testing.assert_allclose(actual, rows @ rows.T, rtol=1e-5, atol=1e-4)
-    np.testing.assert_array_equal(actual, actual.T)
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *args, **how: how[platform](*args))
+    of_two = np.random.default_rng(0).normal(size=(2, tasks, 6, 20)).astype(np.float32)
+    expected = [rows @ rows.T for rows in of_two.reshape(2, tasks, -1).astype(np.float64)]
+    for gradients, gram in ((of_two[:1], expected[0]), (of_two, expected[0] + expected[1])):
+        actual = conflict_metrics.gram_matrix(*map(jnp.asarray, gradients))
+        np.testing.assert_allclose(actual, gram, rtol=1e-5, atol=1e-4)
+        np.testing.assert_array_equal(actual, actual.T)
+        np.testing.assert_allclose(conflict_metrics.gram_matrix(*gradients), gram, atol=1e-4)
 
 
 def test_reference_form_gives_the_mean_cosine():

@@ -373,20 +373,24 @@ def _parts_of_grams(
 ) -> Grams:
     """This device's part of the Gram matrices, of rows and whether they are split over `model`.
 
-    Rows of one shape, of one module and in the same groups are multiplied together, as query, key
-    and value, under the name of the first: their matrices are needed as a sum only.
+    Rows of one shape and in the same groups, as of query, key and value, are multiplied together,
+    under the name of the first: their matrices are needed as a sum only.
     """
     alike: dict[Any, list[str]] = {}
     for name, (rows, split) in exchanged.items():
-        module = name.rsplit("/", 2)[0]
         member = tuple(group for group, names in groups.items() if name in names)
-        alike.setdefault((module, rows.shape, split, member), []).append(name)
+        alike.setdefault((rows.shape, split, member), []).append(name)
     parts = {}
-    for (_, _, split, _), names in alike.items():
-        gram = conflict_metrics.gram_matrix(*(exchanged[name][0] for name in names))
-        # Where a weight isn't split over `model`, every device along it has counted the same.
-        parts[names[0]] = gram if split else _once(gram)
+    for (_, split, _), names in alike.items():
+        for first in range(0, len(names), _TOGETHER):
+            together = names[first : first + _TOGETHER]
+            gram = conflict_metrics.gram_matrix(*(exchanged[name][0] for name in together))
+            # Where a weight isn't split over `model`, every device along it has counted the same.
+            parts[together[0]] = gram if split else _once(gram)
     return parts
+
+
+_TOGETHER = 4  # weights in one fusion of a TPU's; of 8 it makes several
 
 
 def _once(gram):

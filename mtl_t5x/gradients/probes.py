@@ -73,7 +73,7 @@ def dots(
     weights: tuple[Float[Array, "inputs outputs"], ...],
     probes: tuple[Probe, ...],
 ) -> tuple[Float[Array, "*batch outputs"], ...]:
-    """`dot` of one x with each of several weights of one shape."""
+    """`dot` of one x with each of several weights."""
     return _dots(x, weights, probes)
 
 
@@ -116,9 +116,10 @@ def _gradients(x, weights, dys, tasks):
 
 
 def _gradients_on_tpu(x, weights, dys, tasks):
-    """As `_gradients`. Nothing is flat, which would lay out anew what attention has a head's
-    positions together of; and x's are one product, of which no partial sum is written. (T5 1.1 base
-    for v5e, by the compiler's estimate: 41 M cycles a step; with a product each 44 M, flat 52 M.)
+    """As `_gradients`. Nothing is made flat: attention has each head's positions together, which a
+    TPU would lay out anew. And that of x is one product, of which no partial sums are written. (T5
+    1.1 base on v5e, by its compiler's estimate: 41 M cycles a step; 44 M with products of each
+    weight; 52 M with flat ones, too.)
     """
     # Columns that are split over devices can't be joined without moving them.
     if jax.sharding.get_abstract_mesh().shape.get(MODEL, 1) == 1:

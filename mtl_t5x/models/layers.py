@@ -52,7 +52,7 @@ class Dense(nn.Module):
 def products(
     x: Float[Array, "*batch inputs"], *denses: Dense
 ) -> tuple[Float[Array, "*batch outputs"], ...]:
-    """What each of several layers of as many features makes of one x; see `probes.dots`."""
+    """What each of several layers makes of one x; see `probes.dots`."""
     weights, given = zip(*(dense.weight(x.shape[-1]) for dense in denses), strict=True)
     return probes.dots(x, weights, given)
 

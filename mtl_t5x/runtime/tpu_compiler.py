@@ -6,7 +6,8 @@ import os
 
 _ARGUMENTS = "LIBTPU_INIT_ARGS"
 # A fusion may have as many operands and results as the tasks' sum and inner products are together,
-# so that they are one pass over the gradients (`conflict.metrics.gram_matrix`).
+# so that they are one pass over the gradients (`conflict.metrics.gram_matrix`). A libtpu that knows
+# no such flag wouldn't start: 0.0.20 to 0.0.52 do.
 _FLAGS = {"xla_tpu_multioutput_fusion_max_operands": "128"}
 
 

@@ -385,6 +385,8 @@ def _parts_of_grams(
         for first in range(0, len(names), _TOGETHER):
             together = names[first : first + _TOGETHER]
             gram = conflict_metrics.gram_matrix(*(exchanged[name][0] for name in together))
+            # Before all are added up: else a TPU keeps every pair's number of each until then.
+            gram = jax.lax.optimization_barrier(gram)
             # Where a weight isn't split over `model`, every device along it has counted the same.
             parts[together[0]] = gram if split else _once(gram)
     return parts

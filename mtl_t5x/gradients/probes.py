@@ -65,26 +65,22 @@ def dot(
     probe: Probe = None,
 ) -> Float[Array, "*batch outputs"]:
     """`x @ weight` in x's precision; `x` is `[task, batch, …, inputs]` where there is a probe."""
-    return _dots(x, (weight,), (probe,))[0]
+    return dots(x, (weight,), (probe,))[0]
 
 
+@jax.custom_vjp
 def dots(
     x: Float[Array, "*batch inputs"],
     weights: tuple[Float[Array, "inputs outputs"], ...],
     probes: tuple[Probe, ...],
 ) -> tuple[Float[Array, "*batch outputs"], ...]:
     """`dot` of one x with each of several weights."""
-    return _dots(x, weights, probes)
-
-
-@jax.custom_vjp
-def _dots(x, weights, probes):
     del probes
     return tuple(x @ weight.astype(x.dtype) for weight in weights)
 
 
 def _dots_forward(x, weights, probes):
-    return _dots(x, weights, probes), (x, weights, probes)
+    return dots(x, weights, probes), (x, weights, probes)
 
 
 def _dots_backward(residuals, dys):
@@ -104,7 +100,7 @@ def _dots_backward(residuals, dys):
     return dx, tuple(per_task.sum(axis=0) for per_task in of_weights), readings
 
 
-_dots.defvjp(_dots_forward, _dots_backward)
+dots.defvjp(_dots_forward, _dots_backward)
 
 
 def _gradients(x, weights, dys, tasks):

@@ -13,6 +13,7 @@ install test
 export JAX_PLATFORMS=cpu
 # Huge pages for what a step gives back and takes anew; mtl_t5x/jobs/places.py says what that saves.
 export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
-# One process per core; a file's tests stay together, as they share runs and compilations.
+# One process per core; a file's tests stay together, as they share runs and compilations. One that
+# crashes isn't replaced: xdist 3.8 may wait for ever for what its successor was given.
 exec .venv/bin/python -m pytest --numprocesses=auto --dist=loadfile \
-  --no-loadscope-reorder "$@"
+  --no-loadscope-reorder --max-worker-restart=0 "$@"

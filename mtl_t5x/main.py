@@ -108,6 +108,7 @@ def run(
 
     _configure_logging()
     compiled.keep_programs()
+    compiled.make_room()
     if run_mode == "dry_run":  # writes nothing and reads no data: its shapes are those of any
         gin_bindings = [*_FOR_A_DRY_RUN, *gin_bindings]
     bindings.read(gin_files, gin_bindings, (*gin_search_paths, ROOT))

@@ -69,6 +69,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def room_for_programs() -> None:
+    """A process goes through dozens of files and would keep the programs of all."""
+    importlib.import_module("mtl_t5x.runtime.compiled").make_room()
+
+
 @pytest.fixture
 def shared() -> pathlib.Path:
     """Real benchmark files, T5's vocabulary, checkpoints; a test that needs them skips without."""

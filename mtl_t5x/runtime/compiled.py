@@ -1,4 +1,5 @@
-"""Programs that were compiled are kept, so that the next process doesn't compile them again."""
+"""Programs that were compiled are kept, so that the next process doesn't compile them again, and
+dropped where one process has too many of them."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from mtl_t5x.storage import files
 
+_MAPS = pathlib.Path("/proc/self/maps")
+_MOST_MAPS = pathlib.Path("/proc/sys/vm/max_map_count")
+
 
 def keep_programs() -> None:
     """Turns JAX's compilation cache on, in the user's cache folder, if nothing says where it is.
@@ -22,6 +26,20 @@ def keep_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(_folder()))
+
+
+def make_room() -> None:
+    """Drops this process's programs where the memory maps are half of what the kernel allows.
+
+    To be called between runs, which may follow each other in a process for as long as one likes.
+    XLA's compiler for CPUs takes three maps or more for each piece of a program, a run some
+    thousands, and a process that asks for one too many (65,530 by default) dies of a segmentation
+    fault. Programs in use stay; those that are wanted again come from the cache on disk.
+    """
+    if _MAPS.exists() and _MOST_MAPS.exists():
+        maps = _MAPS.read_bytes().count(b"\n")
+        if maps > int(_MOST_MAPS.read_text()) // 2:
+            jax.clear_caches()
 
 
 @contextlib.contextmanager

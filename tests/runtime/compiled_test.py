@@ -1,6 +1,11 @@
-"""Compiled programs are kept where the user says, else in the user's cache folder."""
+"""Compiled programs are kept where the user says, else in the user's cache folder, and a process
+drops its own before it has too many."""
+
+import gc
+import pathlib
 
 import jax
+import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -45,3 +50,35 @@ def test_a_program_that_is_not_kept(folder, tmp_path):
     finally:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
         compilation_cache.reset_cache()
+
+
+def _maps() -> int:
+    return pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/maps").exists(), reason="no kernel that tells")
+@pytest.mark.parametrize("allowed, dropped", ((3, False), (1.5, True)))
+def test_programs_are_dropped_before_the_kernel_gives_no_more_maps(
+    monkeypatch, tmp_path, allowed, dropped
+):
+    jax.clear_caches()
+    gc.collect()
+    before = _maps()
+    programs = [jax.jit(lambda x, i=i: jnp.sort(x) * i) for i in range(20)]
+    for program in programs:
+        program(jnp.arange(8.0))
+    compiled_ = _maps()
+    assert compiled_ >= before + 3 * len(programs)
+    most = tmp_path / "max_map_count"
+    most.write_text(f"{int(compiled_ * allowed)}\n")
+    monkeypatch.setattr(compiled, "_MOST_MAPS", most)
+    compiled.make_room()
+    gc.collect()
+    assert (_maps() < compiled_ - 2 * len(programs)) == dropped
+    assert programs[3](jnp.asarray([2.0, 1.0])).tolist() == [3.0, 6.0]
+
+
+def test_a_kernel_that_does_not_tell_its_limit(monkeypatch, tmp_path):
+    monkeypatch.setattr(compiled, "_MOST_MAPS", tmp_path / "none")
+    monkeypatch.setattr(jax, "clear_caches", lambda: pytest.fail("dropped"))
+    compiled.make_room()

@@ -27,6 +27,7 @@ from mtl_t5x.data import heads
 from mtl_t5x.gradients import one_pass
 from mtl_t5x.models import architectures, decoding
 from mtl_t5x.parallel import hlo, sharding
+from mtl_t5x.runtime import compiled
 from mtl_t5x.storage import checkpoints
 from tests import random_t5
 
@@ -317,6 +318,7 @@ def main(folder: pathlib.Path, wide: bool) -> None:
         model, tasks, groups = MODELS[kind]
         optimizer = SGD if wide else ADAMW
         for name, settings in runs.items():
+            compiled.make_room()
             before = step.train_step._cache_size()
             state, seen = train(model, tasks, groups, optimizer=optimizer, **settings)
             facts["compilations"][f"{kind}/{name}"] = step.train_step._cache_size() - before
@@ -331,14 +333,17 @@ def main(folder: pathlib.Path, wide: bool) -> None:
     if wide:
         model = in_a_loop(LAYERS, remat=True)
         facts["traffic of a loop"] = traffic(sharding.Mesh(fsdp=True), 8, model)
-    if not wide:
-        facts["restored"] = restore(folder)
-        facts["decoded"] = decoded()
+        others = {
+            "points": fixed_points,
+            "halves": halves,
+            "weights": weights,
+            "exact updates": exact_updates,
+        }
     else:
-        facts["points"] = fixed_points()
-        facts["halves"] = halves()
-        facts["weights"] = weights()
-        facts["exact updates"] = exact_updates()
+        others = {"restored": functools.partial(restore, folder), "decoded": decoded}
+    for name, find in others.items():
+        compiled.make_room()
+        facts[name] = find()
     (folder / "facts.json").write_text(json.dumps(facts))
 
 

@@ -67,14 +67,14 @@ def test_programs_are_dropped_before_the_kernel_gives_no_more_maps(
     programs = [jax.jit(lambda x, i=i: jnp.sort(x) * i) for i in range(20)]
     for program in programs:
         program(jnp.arange(8.0))
-    compiled_ = _maps()
-    assert compiled_ >= before + 3 * len(programs)
+    after = _maps()
+    assert after >= before + 3 * len(programs)
     most = tmp_path / "max_map_count"
-    most.write_text(f"{int(compiled_ * allowed)}\n")
+    most.write_text(f"{int(after * allowed)}\n")
     monkeypatch.setattr(compiled, "_MOST_MAPS", most)
     compiled.make_room()
     gc.collect()
-    assert (_maps() < compiled_ - 2 * len(programs)) == dropped
+    assert (_maps() < after - 2 * len(programs)) == dropped
     assert programs[3](jnp.asarray([2.0, 1.0])).tolist() == [3.0, 6.0]
 
 
